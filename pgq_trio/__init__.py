@@ -1,0 +1,1 @@
+"""The front door: what users import, and nothing else."""
