@@ -93,17 +93,23 @@ def _new_job(
         raise TypeError(f"an entrypoint is a non-empty string, got {entrypoint!r}")
     delay, execute_at = _when(after)
     return NewJob(
-        entrypoint=_text("entrypoint", entrypoint),
+        entrypoint=checked_text("entrypoint", entrypoint),
         payload=_payload(payload),
         priority=_priority(priority),
         delay=delay,
         execute_at=execute_at,
-        dedupe_key=None if dedupe_key is None else _text("dedupe_key", dedupe_key),
+        dedupe_key=None if dedupe_key is None else checked_text("dedupe_key", dedupe_key),
         headers=None if headers is None else _headers(headers),
     )
 
 
-def _text(name: str, value: object) -> str:
+def checked_text(name: str, value: object) -> str:
+    """Return a text that PostgreSQL can store.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: it holds a NUL byte or a lone surrogate.
+    """
     if not isinstance(value, str):
         raise TypeError(f"{name} is a string, got {type(value).__name__}")
     if "\x00" in value:
@@ -169,7 +175,7 @@ def _headers(value: object) -> str:
 
 def _check_header_texts(value: object) -> None:
     if isinstance(value, str):
-        _text("headers", value)
+        checked_text("headers", value)
     elif isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
             _check_header_texts(key)

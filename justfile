@@ -1,0 +1,51 @@
+# Recipes for people and for CI. They use the environment that the README's second command makes.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
+
+_default:
+    @just --list --unsorted
+
+# The main job on real input, on a private PostgreSQL
+demo *args:
+    pgq-trio demo {{ args }}
+
+# All tests, on trio and asyncio, in memory and on every PostgreSQL that is here
+test *args:
+    pytest -q -n 2 --dist loadgroup {{ args }}
+
+# Everything CI looks at beside the tests
+check: lint types floors wheel
+
+# Format the code
+fmt:
+    ruff format .
+    ruff check --fix .
+
+# Style and structured-concurrency faults
+lint:
+    ruff format --check .
+    ruff check .
+    flake8 pgq_trio tests
+
+# mypy and pyright, both strict, and the completeness of the public types
+types:
+    mypy
+    pyright --pythonpath "$(which python)"
+    python -m benchmarks.typecover
+
+# A module imports only from lower floors
+floors:
+    lint-imports
+
+# The built wheel in a clean environment
+wheel:
+    python -m tests.wheel
+
+# The worker next to PgQueuer in one run
+bench *args:
+    python -m benchmarks.drain {{ args }}
+
+# The documentation's code as tests
+docs:
+    pytest -q tests/docs

@@ -1,0 +1,1 @@
+"""Asking for work and asking about it; it runs nothing."""

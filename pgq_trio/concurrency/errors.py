@@ -1,0 +1,41 @@
+"""Exception groups that plumbing made, taken apart again; the user's own groups stay whole."""
+
+from __future__ import annotations
+
+from typing import NoReturn, cast
+
+
+def unwrapped(exc: BaseException) -> BaseException:
+    """Return the one error inside of groups of one; any other exception as it is."""
+    while isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        if len(group.exceptions) != 1:
+            return group
+        exc = group.exceptions[0]
+    return exc
+
+
+def raise_as_itself(exc: BaseException) -> NoReturn:
+    """Raise the one error inside of groups of one, its own context and cause untouched."""
+    inner = unwrapped(exc)
+    context = inner.__context__
+    try:
+        raise inner
+    finally:
+        # Raising while a group is handled would make the group the context of its own member.
+        inner.__context__ = context
+
+
+def is_only(exc: BaseException, original: BaseException | None) -> bool:
+    """Whether an exception is the original, or a group with no other error than the original."""
+    if exc is original:
+        return True
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return all(is_only(inner, original) for inner in group.exceptions)
+    return False
+
+
+def combined(message: str, errors: list[Exception]) -> Exception:
+    """Return the error itself if it is alone, else a group of all."""
+    return errors[0] if len(errors) == 1 else ExceptionGroup(message, errors)

@@ -1,0 +1,238 @@
+"""The queue table and its log on PostgreSQL; knows statements and records, not connections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from pgq_trio.abc import Claimed, ClaimRequest, JobStore
+from pgq_trio.errors import DuplicateJobError
+from pgq_trio.model.enqueue import NewJob
+from pgq_trio.model.outcomes import SUCCESSFUL, Claim, Finished
+from pgq_trio.model.traceback import TracebackRecord
+from pgq_trio.model.wire import cancellation_events
+from pgq_trio.models import Job, Log, QueueStatistics
+from pgq_trio.postgres.sql_port import ConstraintViolated, Row, SqlConnection
+from pgq_trio.settings import Settings
+from pgq_trio.store.batches import Merged, chunks, merge_by_key
+from pgq_trio.store.statements import Statements
+from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId
+
+__all__ = ["PostgresJobs"]
+
+#: How often a claim is repeated that lost a race for a slot. Each time somebody else won it.
+_SLOT_RACES = 5
+
+_ENQUEUE: dict[OnConflict, str] = {
+    "raise": "enqueue",
+    "skip": "enqueue_skip",
+    "update_priority": "enqueue_update_priority",
+}
+
+
+class PostgresJobs(JobStore):
+    """`JobStore` with one statement for each operation, see `sql/`."""
+
+    def __init__(self, sql: SqlConnection, settings: Settings) -> None:
+        self._sql = sql
+        self._settings = settings
+        self._statements = Statements(settings)
+        self._log_all = settings.history == "full"
+        self._dedupe_index = settings.index("queue_table", "unique_dedupe_key")
+        self._slot_index = settings.index("queue_table", "picked_slot_idx")
+
+    async def enqueue(
+        self, jobs: Sequence[NewJob], *, on_conflict: OnConflict
+    ) -> list[JobId | None]:
+        merged = merge_by_key(jobs) if on_conflict == "update_priority" else Merged.unchanged(jobs)
+        statement = self._statements[_ENQUEUE[on_conflict]]
+        batches = [[*_columns(chunk), self._log_all] for chunk in chunks(merged.jobs)]
+        try:
+            if len(batches) == 1:
+                rows = await self._sql.fetch(statement, batches[0])
+            else:
+                async with self._sql.transaction() as session:
+                    rows = [row for batch in batches for row in await session.fetch(statement, batch)]
+        except ConstraintViolated as exc:
+            if exc.constraint != self._dedupe_index:
+                raise
+            raise DuplicateJobError([job.dedupe_key for job in jobs]) from exc.__cause__
+        return merged.spread([row[0] for row in rows])
+
+    async def claim(self, request: ClaimRequest) -> Claimed:
+        limits = request.limits
+        params: list[object] = [
+            request.queue_manager_id,
+            list(limits),
+            request.batch_size,
+            request.heartbeat_timeout,
+            self._log_all,
+        ]
+        if not any(limits.values()):
+            return _claimed(await self._sql.fetch(self._statements["claim"], params), request)
+        statement = self._statements["claim_limited"]
+        params += [list(limits.values()), request.limited_batch_size]
+        for _ in range(_SLOT_RACES):
+            try:
+                return _claimed(await self._sql.fetch(statement, params), request)
+            except ConstraintViolated as exc:
+                if exc.constraint != self._slot_index:
+                    raise
+        # Others get the slots; what needs none is still there to be had.
+        params[6] = 0
+        return _claimed(await self._sql.fetch(statement, params), request)
+
+    async def finish(
+        self, queue_manager_id: QueueManagerId, finished: Sequence[Finished]
+    ) -> set[JobId]:
+        ids, updated = _fences([claim for claim, _ in finished])
+        params: list[object] = [queue_manager_id, ids, updated]
+        outcomes = [outcome for _, outcome in finished]
+        if all(outcome is SUCCESSFUL or outcome == SUCCESSFUL for outcome in outcomes):
+            return _ids(await self._sql.fetch(self._statements["finish_successful"], params))
+        params += [
+            [outcome.kind for outcome in outcomes],
+            [outcome.traceback for outcome in outcomes],
+            [outcome.delay.total_seconds() for outcome in outcomes],
+        ]
+        return _ids(await self._sql.fetch(self._statements["finish"], params))
+
+    async def release(
+        self, queue_manager_id: QueueManagerId, claims: Sequence[Claim]
+    ) -> set[JobId]:
+        params = [queue_manager_id, *_fences(claims), self._log_all]
+        return _ids(await self._sql.fetch(self._statements["release"], params))
+
+    async def heartbeat(
+        self, queue_manager_id: QueueManagerId, claims: Sequence[Claim]
+    ) -> set[JobId]:
+        params = [queue_manager_id, *_fences(claims)]
+        return _ids(await self._sql.fetch(self._statements["heartbeat"], params))
+
+    async def cancel(self, ids: Collection[JobId]) -> set[JobId]:
+        async with self._sql.transaction() as session:
+            rows = await session.fetch(self._statements["cancel"], [list(ids)])
+            removed = {row[0]: row[1] for row in rows if row[0] is not None}
+            if removed:
+                events = cancellation_events(
+                    sorted(removed),
+                    channel=self._settings.channel,
+                    sent_at=next(iter(removed.values())),
+                )
+                await session.fetch(self._statements["notify"], [list(events)])
+        return set(removed)
+
+    async def requeue(self, ids: Collection[JobId]) -> set[JobId]:
+        params = [list(ids), self._log_all]
+        while True:
+            try:
+                return _ids(await self._sql.fetch(self._statements["requeue"], params))
+            except ConstraintViolated as exc:
+                # A key was taken in between; the next snapshot shows by whom.
+                if exc.constraint != self._dedupe_index:
+                    raise
+
+    async def clear(self, entrypoints: Collection[str] | None) -> int:
+        return await self._count("clear", entrypoints)
+
+    async def clear_log(self, entrypoints: Collection[str] | None) -> int:
+        return await self._count("clear_log", entrypoints)
+
+    async def _count(self, statement: str, entrypoints: Collection[str] | None) -> int:
+        params = [None if entrypoints is None else list(entrypoints)]
+        rows = await self._sql.fetch(self._statements[statement], params)
+        count: int = rows[0][0]
+        return count
+
+    async def queue_size(self) -> list[QueueStatistics]:
+        rows = await self._sql.fetch(self._statements["queue_size"])
+        return [
+            QueueStatistics(entrypoint=entrypoint, priority=priority, status=status, count=count)
+            for entrypoint, priority, status, count in rows
+        ]
+
+    async def log(self, *, job_id: JobId | None = None, limit: int | None = None) -> list[Log]:
+        return [_log(row) for row in await self._sql.fetch(self._statements["log"], [job_id, limit])]
+
+    async def job_status(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
+        rows = await self._sql.fetch(self._statements["job_status"], [list(ids)])
+        return {job_id: status for job_id, status in rows}
+
+    async def failed_jobs(self, *, limit: int) -> list[Job]:
+        rows = await self._sql.fetch(self._statements["failed_jobs"], [limit])
+        return [_job(row[:10], "failed", *row[10:]) for row in rows]
+
+
+def _columns(jobs: Sequence[NewJob]) -> list[object]:
+    return [
+        [job.entrypoint for job in jobs],
+        [job.payload for job in jobs],
+        [job.priority for job in jobs],
+        [None if job.delay is None else job.delay.total_seconds() for job in jobs],
+        [job.execute_at for job in jobs],
+        [job.dedupe_key for job in jobs],
+        [job.headers for job in jobs],
+    ]
+
+
+def _fences(claims: Sequence[Claim]) -> tuple[list[JobId], list[datetime]]:
+    return [claim.job_id for claim in claims], [claim.updated for claim in claims]
+
+
+def _ids(rows: list[Row]) -> set[JobId]:
+    # A row without an id stands for the notification that went out.
+    return {row[0] for row in rows if row[0] is not None}
+
+
+def _claimed(rows: list[Row], request: ClaimRequest) -> Claimed:
+    last = rows.pop()
+    now: datetime = last[2]
+    due: datetime | None = last[3]
+    owner = request.queue_manager_id
+    jobs = [_job(row, "picked", now, now, owner) for row in rows]
+    return Claimed(jobs, None if due is None else (due - now).total_seconds())
+
+
+def _job(
+    row: Row,
+    status: JobStatus,
+    updated: datetime,
+    heartbeat: datetime,
+    queue_manager_id: QueueManagerId | None,
+) -> Job:
+    (
+        job_id, priority, created, execute_after, entrypoint,
+        payload, headers, attempts, dedupe_key, slot,
+    ) = row  # fmt: skip
+    return Job(
+        id=job_id,
+        priority=priority,
+        created=created,
+        updated=updated,
+        heartbeat=heartbeat,
+        execute_after=execute_after,
+        status=status,
+        entrypoint=entrypoint,
+        payload=payload,
+        headers=None if headers is None else json.loads(headers),
+        attempts=attempts,
+        queue_manager_id=queue_manager_id,
+        dedupe_key=dedupe_key,
+        slot=slot,
+    )
+
+
+def _log(row: Row) -> Log:
+    created, job_id, status, priority, entrypoint, traceback, aggregated = row
+    record: Any = None if traceback is None else json.loads(traceback)
+    return Log(
+        created=created,
+        job_id=job_id,
+        status=status,
+        priority=priority,
+        entrypoint=entrypoint,
+        traceback=None if record is None else TracebackRecord.from_json(record),
+        aggregated=bool(aggregated),
+    )

@@ -1,0 +1,154 @@
+"""The SQL port on this package's psycopg connections; knows statements as texts, not their meaning.
+
+Every statement is prepared and runs in autocommit: one round trip. Results come in binary, which
+psycopg's C loaders read faster than text for the types of the queue's columns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, LiteralString, cast
+
+import anyio
+import psycopg
+from psycopg import AsyncRawCursor
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import tuple_row
+
+from pgq_trio.errors import ListenerLost
+from pgq_trio.postgres import Connection, ConnectionPool, Listener, listen
+from pgq_trio.postgres.sql_port import Param, Row, SqlConnection, SqlSession
+from pgq_trio.store.postgres_encoding import encode
+from pgq_trio.store.postgres_errors import translate
+
+__all__ = ["ConnectionSql", "PoolSql"]
+
+#: How long the end of a shielded cleanup may take, in seconds.
+_CLEANUP_LIMIT = 5.0
+
+
+async def _fetch(
+    connection: Connection[Any], statement: str, params: Sequence[Param]
+) -> list[Row]:
+    cursor = AsyncRawCursor(connection, row_factory=tuple_row)
+    # The texts are files of this package with quoted names filled in.
+    query = cast("LiteralString", statement)
+    await cursor.execute(query, encode(params), prepare=True, binary=True)
+    return await cursor.fetchall() if cursor.description else []
+
+
+class _Session(SqlSession):
+    """The statements of a transaction block."""
+
+    def __init__(self, connection: Connection[Any]) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: str, params: Sequence[Param] = ()) -> list[Row]:
+        return await _fetch(self._connection, statement, params)
+
+
+class _PsycopgSql(SqlConnection, ABC):
+    """What both kinds have in common: how to come by a connection is theirs."""
+
+    def __init__(self, listen_dsn: str | None) -> None:
+        self._listen_dsn = listen_dsn
+
+    @abstractmethod
+    def _lent(self) -> AbstractAsyncContextManager[Connection[Any]]:
+        """A connection for one statement or one transaction."""
+
+    async def fetch(self, statement: str, params: Sequence[Param] = ()) -> list[Row]:
+        try:
+            async with self._lent() as connection:
+                return await _fetch(connection, statement, params)
+        except psycopg.Error as exc:
+            raise translate(exc) from exc
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[SqlSession]:
+        try:
+            async with self._lent() as connection, connection.transaction():
+                yield _Session(connection)
+        except psycopg.Error as exc:
+            raise translate(exc) from exc
+
+    async def run_script(self, statements: Sequence[str]) -> None:
+        try:
+            async with self._lent() as connection, connection.transaction():
+                for statement in statements:
+                    await connection.execute(cast("LiteralString", statement), prepare=False)
+        except psycopg.Error as exc:
+            raise translate(exc) from exc
+
+    @asynccontextmanager
+    async def listen(self, channel: str) -> AsyncGenerator[AsyncIterator[str]]:
+        try:
+            if self._listen_dsn is None:
+                async with self._lent() as connection:
+                    # Kept: after an outage there may be no connection to ask.
+                    self._listen_dsn = _conninfo(connection)
+            listening = listen(self._listen_dsn, channel)
+            listener = await listening.__aenter__()
+        except psycopg.Error as exc:
+            raise translate(exc) from exc
+        try:
+            yield _payloads(listener)
+        finally:
+            await listening.__aexit__(None, None, None)
+
+
+def _conninfo(connection: Connection[Any]) -> str:
+    """Return how to open another connection of the same kind; `dsn` leaves the password out."""
+    info = connection.info
+    return make_conninfo(info.dsn, **({"password": info.password} if info.password else {}))
+
+
+async def _payloads(listener: Listener) -> AsyncIterator[str]:
+    try:
+        async for notification in listener:
+            yield notification.payload
+    except psycopg.Error as exc:
+        raise ListenerLost(str(exc)) from exc
+
+
+class ConnectionSql(_PsycopgSql):
+    """Statements on one connection, one after another.
+
+    On a connection that is not in autocommit they are part of the caller's transaction.
+    """
+
+    def __init__(self, connection: Connection[Any], *, listen_dsn: str | None = None) -> None:
+        super().__init__(listen_dsn)
+        self._connection = connection
+        self._turn = anyio.Lock(fast_acquire=True)
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncGenerator[Connection[Any]]:
+        # psycopg has a lock around each statement; a transaction block needs one around itself.
+        async with self._turn:
+            yield self._connection
+
+
+class PoolSql(_PsycopgSql):
+    """Each statement on whatever connection of the pool is free."""
+
+    def __init__(self, pool: ConnectionPool[Any], *, listen_dsn: str | None = None) -> None:
+        super().__init__(listen_dsn)
+        self._pool = pool
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncGenerator[Connection[Any]]:
+        async with self._pool.connection() as connection:
+            if connection.autocommit:
+                yield connection
+                return
+            # BEGIN and COMMIT would make three round trips of one. No traffic: it is a flag.
+            await connection.set_autocommit(True)
+            try:
+                yield connection
+            finally:
+                with anyio.move_on_after(_CLEANUP_LIMIT, shield=True):
+                    if not connection.closed:
+                        await connection.set_autocommit(False)

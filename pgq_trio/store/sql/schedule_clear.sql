@@ -1,0 +1,3 @@
+-- Delete all schedules.
+DELETE FROM {schedules_table} schedule
+RETURNING schedule.id

@@ -1,0 +1,1 @@
+"""Telling observers what happens; it decides nothing."""

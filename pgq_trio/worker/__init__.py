@@ -1,0 +1,1 @@
+"""The queue's side of one run: claiming, running, renewing and finishing jobs."""

@@ -1,0 +1,101 @@
+"""Every job this run has claimed and not yet handed back, from the claim to the written outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from pgq_trio.errors import UnknownJob
+from pgq_trio.model.outcomes import Claim
+from pgq_trio.models import CancellationScope, Context, Job
+from pgq_trio.types import CancelReason, JobId
+
+
+class Lease:
+    """The right to run one job.
+
+    It waits, then runs (`context` is set), then ends (`ending`) until the store has its outcome.
+    """
+
+    __slots__ = ("cancelled", "context", "ending", "job", "reason", "scope", "updated")
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.updated: datetime = job.updated
+        self.context: Context | None = None
+        self.scope: CancellationScope | None = None
+        self.reason: CancelReason | None = None
+        self.ending = False
+        self.cancelled = False
+
+    @property
+    def claim(self) -> Claim:
+        """The fence that every write for this job has to pass."""
+        return Claim(self.job.id, self.updated)
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Cancel the job's scope; the first reason counts. A job that is over is left alone."""
+        if self.ending:
+            return
+        if self.reason is None:
+            self.reason = reason
+        self.cancelled = True
+        if self.scope is not None:
+            self.scope.cancel()
+
+
+class Leases:
+    """All leases of one run by job id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[JobId, Lease] = {}
+        self._on_empty: Callable[[], None] = lambda: None
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self._by_id.values()))
+
+    def when_empty(self, callback: Callable[[], None]) -> None:
+        """Call this each time the last lease is gone."""
+        self._on_empty = callback
+
+    def add(self, jobs: list[Job]) -> list[Lease]:
+        """Take over claimed jobs; return the leases that are new.
+
+        A job that is here already was our own stale row, rescued by ourselves: the heartbeat had
+        failed for too long. It goes on under the new claim instead of running a second time.
+        """
+        new: list[Lease] = []
+        for job in jobs:
+            lease = self._by_id.get(job.id)
+            if lease is None:
+                lease = self._by_id[job.id] = Lease(job)
+                new.append(lease)
+            else:
+                lease.updated = job.updated
+        return new
+
+    def get(self, job_id: JobId) -> Lease | None:
+        """Return the lease on a job, if there is one."""
+        return self._by_id.get(job_id)
+
+    def drop(self, lease: Lease) -> None:
+        """Forget a lease: its outcome is written, or it is lost."""
+        if self._by_id.get(lease.job.id) is lease:
+            del self._by_id[lease.job.id]
+            if not self._by_id:
+                self._on_empty()
+
+    def context_of(self, job_id: JobId) -> Context:
+        """Return the context of a running job; safe from any thread.
+
+        Raises:
+            UnknownJob: the job does not run here now.
+        """
+        lease = self._by_id.get(job_id)
+        context = None if lease is None or lease.ending else lease.context
+        if context is None:
+            raise UnknownJob(job_id)
+        return context

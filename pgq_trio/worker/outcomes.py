@@ -1,0 +1,148 @@
+"""Writing what jobs led to: in batches, in order of arrival, until the store has all of it.
+
+While one batch is written the next one gathers, so batches grow with the load and an idle worker
+writes at once. One record that the store refuses never keeps the others waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+import anyio
+from anyio.abc import TaskStatus
+
+from pgq_trio.abc import JobStore
+from pgq_trio.concurrency.backoff import Backoff
+from pgq_trio.concurrency.wakeup import Wakeup
+from pgq_trio.errors import StoreError
+from pgq_trio.model.outcomes import Finished, Outcome
+from pgq_trio.types import QueueManagerId
+from pgq_trio.worker.leases import Lease, Leases
+
+logger = logging.getLogger("pgq_trio.worker")
+
+#: Rows in one statement: enough to make the round trip cheap, few enough to stay short.
+MAX_BATCH = 2000
+
+#: Why a batch of outcomes could not be written, and that it is written again (None).
+OnProblem = Callable[[str | None], None]
+OnRefused = Callable[[Lease, Outcome], None]
+
+
+class OutcomeWriter:
+    """Outcomes and releases on their way to the store."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        queue_manager_id: QueueManagerId,
+        leases: Leases,
+        *,
+        on_refused: OnRefused,
+        on_problem: OnProblem,
+    ) -> None:
+        self._store = store
+        self._queue_manager_id = queue_manager_id
+        self._leases = leases
+        self._on_refused = on_refused
+        self._on_problem = on_problem
+        self._finished: deque[tuple[Lease, Outcome]] = deque()
+        self._released: deque[Lease] = deque()
+        self._wakeup = Wakeup()
+        self._lock = anyio.Lock()
+        self.on_written: Callable[[], None] = lambda: None
+
+    def __len__(self) -> int:
+        return len(self._finished) + len(self._released)
+
+    def finish(self, lease: Lease, outcome: Outcome) -> None:
+        """Have an outcome written; the lease is ours until then."""
+        lease.ending = True
+        self._finished.append((lease, outcome))
+        self._wakeup.set()
+
+    def release(self, lease: Lease) -> None:
+        """Have an interrupted job queued again."""
+        lease.ending = True
+        self._released.append(lease)
+        self._wakeup.set()
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Write until cancelled; a lost connection is waited out, whatever it takes."""
+        task_status.started()
+        while True:
+            self._wakeup.clear()
+            await self.flush()
+            await self._wakeup.wait()
+
+    async def flush(self) -> None:
+        """Write all there is; goes on trying for as long as the connection is lost.
+
+        The caller sets the deadline. What was not written when it is cancelled is kept.
+        """
+        backoff = Backoff()
+        while len(self):
+            try:
+                async with self._lock:
+                    await self._write_some()
+            except StoreError as exc:
+                if not exc.retryable:
+                    raise
+                self._on_problem(str(exc))
+                await anyio.sleep(backoff.next())
+            else:
+                self._on_problem(None)
+                backoff.reset()
+
+    async def _write_some(self) -> None:
+        # Read here and removed only after the write: a cancelled write is repeated, and the
+        # fence makes the repetition harmless.
+        if batch := list(islice(self._finished, MAX_BATCH)):
+            await self._write(batch)
+            for _ in batch:
+                self._finished.popleft()
+        if released := list(islice(self._released, MAX_BATCH)):
+            await self._store.release(self._queue_manager_id, [x.claim for x in released])
+            for lease in released:
+                self._released.popleft()
+                self._leases.drop(lease)
+        self.on_written()
+
+    async def _write(self, batch: list[tuple[Lease, Outcome]]) -> None:
+        records = [Finished(lease.claim, outcome) for lease, outcome in batch]
+        try:
+            written = await self._store.finish(self._queue_manager_id, records)
+        except StoreError as exc:
+            if exc.retryable:
+                raise
+            await self._write_around(batch, exc)
+            return
+        for record, (lease, outcome) in zip(records, batch, strict=True):
+            if record.claim.job_id in written:
+                self._leases.drop(lease)
+            elif record.claim != lease.claim:  # rescued by ourselves meanwhile
+                await self._write([(lease, outcome)])
+            else:
+                self._leases.drop(lease)
+                self._on_refused(lease, outcome)
+
+    async def _write_around(self, batch: list[tuple[Lease, Outcome]], refusal: StoreError) -> None:
+        """Write the halves of a batch that the store refused, down to the record at fault."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._write(batch[:middle])
+            await self._write(batch[middle:])
+            return
+        lease, outcome = batch[0]
+        if outcome.traceback is None:
+            raise refusal
+        logger.error(
+            "The record of job %s cannot be stored; its outcome %r is written without it",
+            lease.job.id,
+            outcome.kind,
+            exc_info=refusal,
+        )
+        await self._write([(lease, Outcome(outcome.kind, None, outcome.delay))])

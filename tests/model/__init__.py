@@ -1,0 +1,1 @@
+"""Tests of the pure rooms, and of how handlers are called."""

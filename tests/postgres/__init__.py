@@ -1,0 +1,1 @@
+"""Tests of `pgq_trio.postgres`."""

@@ -1,0 +1,1 @@
+"""Tests of the scheduler on the in-memory store and on PostgreSQL."""

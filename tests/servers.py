@@ -1,0 +1,290 @@
+"""Throw-away PostgreSQL servers for the tests; knows databases and processes, not the queue."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from pgq_trio.postgres._embedded_host import wheel_bin_dir
+from pgq_trio.postgres._embedded_share import POLL, ServerSpec, Share
+
+#: Speed, not safety: the cluster is thrown away with the session.
+SERVER_SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "listen_addresses": "127.0.0.1",
+    "max_prepared_transactions": "20",
+}
+
+#: How long a start or a stop may take, in seconds.
+LIMIT = 60.0
+
+INITDB = (
+    "--username=postgres",
+    "--auth=trust",
+    "--encoding=UTF8",
+    "--locale=C",
+    "--no-sync",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Binaries:
+    """Where the programs of one PostgreSQL installation lie, and what tests call it."""
+
+    name: str
+    bin_dir: Path
+
+
+def available_binaries() -> list[Binaries]:
+    """The installations of this machine: the wheel's, then the system's newest if there is one."""
+    found = [Binaries("postgresql-18-wheel", wheel_bin_dir())]
+    if (system := _system_bin_dir()) is not None:
+        found.append(Binaries("postgresql-system", system))
+    return found
+
+
+def _system_bin_dir() -> Path | None:
+    candidates = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin"),
+        key=lambda path: int(path.parent.name) if path.parent.name.isdigit() else -1,
+        reverse=True,
+    )
+    if (on_path := shutil.which("postgres")) is not None:
+        # Distributions link `postgres` alone into /usr/bin; `initdb` lies beside the real file.
+        candidates.insert(0, Path(on_path).resolve().parent)
+    for candidate in candidates:
+        if all(os.access(candidate / name, os.X_OK) for name in ("postgres", "initdb")):
+            return candidate
+    return None
+
+
+class PostgresServer:
+    """A running server on which tests make databases; `conninfo` names it and its superuser."""
+
+    def __init__(self, name: str, conninfo: str) -> None:
+        self.name = name
+        self.conninfo = conninfo
+        self._admin: psycopg.Connection[Any] | None = None
+        self._templates: dict[tuple[str, ...], str] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    def dsn(self, dbname: str = "postgres", **overrides: str | int) -> str:
+        """The conninfo string of one database of this server."""
+        return make_conninfo(self.conninfo, dbname=dbname, **overrides)
+
+    @property
+    def version(self) -> int:
+        """The major version, such as 18."""
+        return self._connection().info.server_version // 10_000
+
+    def execute(self, statement: str | sql.Composed, *params: object) -> list[Any]:
+        """Run one statement as the superuser in database `postgres`; its rows, if any."""
+        cursor = self._connection().execute(statement, params or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def create_database(self, template: str = "template1") -> str:
+        """Create a database and return its name; who calls it drops it."""
+        name = f"pgq_{uuid4().hex[:16]}"
+        # FILE_COPY, because it takes 9 ms and WAL_LOG 32 ms for an empty database on release 18.
+        self.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database together with the connections to it; fine when it is gone."""
+        self.execute(
+            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        )
+
+    @contextmanager
+    def fresh_database(self, statements: Sequence[str] = ()) -> Iterator[str]:
+        """The conninfo string of a database of its own, dropped at the end.
+
+        With `statements`, it is cloned from a template database in which they were run once.
+        """
+        name = self.create_database(self._template(statements) if statements else "template1")
+        try:
+            yield self.dsn(name)
+        finally:
+            self.drop_database(name)
+
+    def kill_backends(
+        self, *, application_name: str | None = None, dbname: str | None = None
+    ) -> int:
+        """Terminate the sessions that match both; how many there were."""
+        rows = self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            " AND (%s::text IS NULL OR application_name = %s::text)"
+            " AND (%s::text IS NULL OR datname = %s::text)",
+            application_name,
+            application_name,
+            dbname,
+            dbname,
+        )
+        return len(rows)
+
+    def close(self) -> None:
+        """Give back what tests left here: the templates and the administrator's connection."""
+        for name in self._templates.values():
+            self.drop_database(name)
+        self._templates.clear()
+        self._disconnect()
+
+    def _template(self, statements: Sequence[str]) -> str:
+        key = tuple(statements)
+        if key not in self._templates:
+            name = self.create_database()
+            with psycopg.connect(self.dsn(name), autocommit=True) as connection:
+                for statement in statements:
+                    connection.execute(statement)
+            self._templates[key] = name
+        return self._templates[key]
+
+    def _connection(self) -> psycopg.Connection[Any]:
+        if self._admin is None or self._admin.closed:
+            self._admin = psycopg.connect(
+                self.dsn("postgres", application_name="pgq-trio tests"), autocommit=True
+            )
+        return self._admin
+
+    def _disconnect(self) -> None:
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+
+
+class OwnServer(PostgresServer):
+    """A private cluster in a temporary directory that tests may stop, start and break.
+
+    It is run by the package's own machinery for embedded servers, which knows how to run one as
+    root and stops it with this process, however that ends.
+    """
+
+    def __init__(self, binaries: Binaries) -> None:
+        self.bin_dir = binaries.bin_dir
+        # Not the TMPDIR of the session: socket paths are limited to 107 bytes.
+        self.data_dir = Path(tempfile.mkdtemp(prefix="pgq-tests-", dir="/tmp"))
+        self.port = free_port()
+        settings = {**SERVER_SETTINGS, "port": str(self.port)}
+        self._spec = ServerSpec(
+            bin_dir=binaries.bin_dir, initdb=INITDB, settings=tuple(settings.items())
+        )
+        self._share: Share | None = None
+        super().__init__(
+            binaries.name,
+            make_conninfo("", host=str(self.data_dir), port=self.port, user="postgres"),
+        )
+
+    def tcp_dsn(self, dbname: str = "postgres") -> str:
+        """As `dsn`, over TCP on 127.0.0.1."""
+        return self.dsn(dbname, host="127.0.0.1")
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self.data_dir / "pgq-trio.log"
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        pid = None if self._share is None else self._share.pid()
+        if pid is None:
+            raise RuntimeError(f"{self!r} is stopped")
+        return pid
+
+    def start(self) -> None:
+        """Start the server and return when it accepts connections."""
+        if self._share is not None:
+            return
+        self._share = Share(self.data_dir, self._spec)
+        try:
+            run_steps(self._share.opening())
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Stop the server: "fast" ends sessions and writes a checkpoint, "immediate" crashes it."""
+        self._disconnect()
+        if self._share is None:
+            return
+        if mode == "immediate":
+            os.kill(self.pid, signal.SIGQUIT)
+        share, self._share = self._share, None
+        run_steps(share.leaving())
+
+    def restart(self) -> None:
+        """Stop in fast mode and start again: sessions break, data stay."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Stop the server and delete the cluster."""
+        self._templates.clear()
+        self.stop("immediate")
+        shutil.rmtree(self.data_dir)
+
+
+def run_steps(steps: Iterator[None]) -> None:
+    """Run `Share.opening` or `Share.leaving` to its end, in `LIMIT` seconds at most."""
+    deadline = time.monotonic() + LIMIT
+    for _ in steps:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the server did not start or stop in {LIMIT:g} s")
+        time.sleep(POLL)
+
+
+@contextmanager
+def own_server(binaries: Binaries) -> Iterator[OwnServer]:
+    """A private server that runs, thrown away at the end."""
+    server = OwnServer(binaries)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def foreign_server(conninfo: str) -> Iterator[PostgresServer]:
+    """Somebody else's server (`PGQ_TEST_DSN`): tests make databases on it and drop them."""
+    server = PostgresServer("PGQ_TEST_DSN", conninfo)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+#: `dsn = make_dsn()`: what the fixture of that name gives.
+MakeDsn = Callable[[], str]
