@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import psycopg_pool
 
-from pgq_trio.abc import Backend, Driver, JobStore, Notifier, ScheduleStore, SchemaStore
+from pgq_trio.abc import Backend, Driver
 from pgq_trio.errors import BackendNotSupported
 from pgq_trio.postgres import Connection, ConnectionPool
 from pgq_trio.postgres.sql_port import SqlConnection
 from pgq_trio.schema import PostgresSchema
 from pgq_trio.settings import Settings
-from pgq_trio.store.memory import MemoryBackend
+from pgq_trio.store.backend import StoreBackend
+from pgq_trio.store.memory import memory_backend
 from pgq_trio.store.memory_clock import Clock, LoopClock, Ticker
 from pgq_trio.store.postgres_jobs import PostgresJobs
 from pgq_trio.store.postgres_notifier import PostgresNotifier
@@ -22,27 +22,6 @@ from pgq_trio.store.postgres_schedules import PostgresSchedules
 from pgq_trio.store.postgres_sql import ConnectionSql, PoolSql
 
 __all__ = ["InMemoryDriver", "PsycopgDriver"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SqlBackend(Backend):
-    """The stores of one queue on PostgreSQL."""
-
-    settings: Settings
-    jobs: JobStore
-    schedules: ScheduleStore
-    schema: SchemaStore
-    notifier: Notifier
-
-    @classmethod
-    def on(cls, sql: SqlConnection, settings: Settings) -> _SqlBackend:
-        return cls(
-            settings=settings,
-            jobs=PostgresJobs(sql, settings),
-            schedules=PostgresSchedules(sql, settings),
-            schema=PostgresSchema(sql, settings),
-            notifier=PostgresNotifier(sql, settings),
-        )
 
 
 class PsycopgDriver(Driver):
@@ -71,7 +50,7 @@ class PsycopgDriver(Driver):
         """Return the stores on this driver; calls with equal settings share one store."""
         backend = self._backends.get(settings)
         if backend is None:
-            backend = self._backends[settings] = _SqlBackend.on(self._port(settings), settings)
+            backend = self._backends[settings] = _sql_backend(self._port(settings), settings)
         return backend
 
     def _port(self, settings: Settings) -> SqlConnection:
@@ -84,6 +63,16 @@ class PsycopgDriver(Driver):
                 else PoolSql(target, listen_dsn=dsn)
             )
         return self._sql[dsn]
+
+
+def _sql_backend(sql: SqlConnection, settings: Settings) -> Backend:
+    return StoreBackend(
+        settings=settings,
+        jobs=PostgresJobs(sql, settings),
+        schedules=PostgresSchedules(sql, settings),
+        schema=PostgresSchema(sql, settings),
+        notifier=PostgresNotifier(sql, settings),
+    )
 
 
 def _checked(target: object) -> Connection[Any] | ConnectionPool[Any]:
@@ -124,5 +113,5 @@ class InMemoryDriver(Driver):
         """Return the stores on this driver; calls with equal settings share one store."""
         backend = self._backends.get(settings)
         if backend is None:
-            backend = self._backends[settings] = MemoryBackend(settings, self._ticker)
+            backend = self._backends[settings] = memory_backend(settings, self._ticker)
         return backend

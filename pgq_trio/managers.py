@@ -107,7 +107,8 @@ class RegistersEntrypoints(Manager):
             executor_factory: makes the executor from its parameters.
             retry: whether and when a job that raised runs again.
             timeout: how long a job may run, a `timedelta` or seconds.
-            max_attempts: rescues after which a job that kills its workers is held.
+            max_attempts: rescues after which a job that kills its workers is held; kept with the
+                registration, but not enforced by this release.
 
         Raises:
             RegistrationError: an argument cannot work, or the name is taken.

@@ -20,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -214,14 +215,16 @@ def stop_with_parent() -> Callable[[], None] | None:
 
 
 def forget_dead_server() -> None:
-    """Remove the pid file of a killed server if that id now belongs to another program.
+    """Remove the pid file of a killed server if that id belongs to another program or a zombie.
 
-    PostgreSQL would believe that the old server still runs. It happens where ids start anew, as in
-    a container that was killed and started again. We hold the server lock, so ours is dead.
+    PostgreSQL would believe that the old server still runs. The first happens where ids start anew,
+    as in a container that was killed and started again, the second where nobody reaps orphans, as
+    in a container without an init. We hold the server lock, so no process of ours is alive.
     """
     with suppress(OSError, ValueError, IndexError):
         pid = int(Path("postmaster.pid").read_text().split("\n", 1)[0])
-        if Path(f"/proc/{pid}/comm").read_text().strip() != "postgres":
+        _, name, state = re.split(r"\((.*)\) ", Path(f"/proc/{pid}/stat").read_text(), maxsplit=1)
+        if name != "postgres" or state.startswith("Z"):
             Path("postmaster.pid").unlink()
             for lock in Path().glob(".s.PGSQL.*.lock"):
                 lock.unlink()

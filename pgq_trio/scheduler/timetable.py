@@ -42,6 +42,7 @@ class Timetable:
         self._entries = {entry.key: entry for entry in entries}
         self._rows: dict[ScheduleKey, Schedule] = {}
         self._busy: set[ScheduleKey] = set()
+        self._due_at: dict[ScheduleKey, tuple[datetime, datetime]] = {}
         self._seen: datetime | None = None
 
     def __len__(self) -> int:
@@ -78,8 +79,10 @@ class Timetable:
         """Return what is to be claimed now, the longest due first."""
         found: list[Due] = []
         for key, row in self._rows.items():
+            if key in self._busy or not self._may_be_due(key, row, now):
+                continue
             entry = self._entries[key]
-            if key not in self._busy and (decision := _decide(entry, row, now)) is not None:
+            if (decision := _decide(entry, row, now)) is not None:
                 found.append(Due(entry, row, decision))
         found.sort(key=lambda due: due.row.next_run)
         return found
@@ -87,11 +90,7 @@ class Timetable:
     def next_look(self) -> datetime | None:
         """Return when the next thing is due as far as the rows tell; None: nothing is."""
         return min(
-            (
-                self._look_at(self._entries[key], row)
-                for key, row in self._rows.items()
-                if key not in self._busy
-            ),
+            (self._look_at(key, row) for key, row in self._rows.items() if key not in self._busy),
             default=None,
         )
 
@@ -118,8 +117,19 @@ class Timetable:
         """Note that a row is not busy here any more."""
         self._busy.discard(entry.key)
 
-    def _look_at(self, entry: ScheduleEntry, row: Schedule) -> datetime:
-        due = due_at(row.next_run, entry.cron)
+    def _may_be_due(self, key: ScheduleKey, row: Schedule, now: datetime) -> bool:
+        return row.status != "queued" or self._due(key, row) <= now
+
+    def _due(self, key: ScheduleKey, row: Schedule) -> datetime:
+        """Return when a row is due; remembered, since every look asks and few rows change."""
+        known = self._due_at.get(key)
+        if known is None or known[0] != row.next_run:
+            due = due_at(row.next_run, self._entries[key].cron)
+            known = self._due_at[key] = row.next_run, due
+        return known[1]
+
+    def _look_at(self, key: ScheduleKey, row: Schedule) -> datetime:
+        due = self._due(key, row)
         if row.status == "queued" or self._seen is None:
             return due
         if due <= self._seen:

@@ -127,8 +127,8 @@ def _declared_table(place: str, table: TableObject, settings: Settings) -> Itera
         key = ("column", f"{place}.{column.name}")
         yield _Wanted(key, f"column {name}.{column.name}", _column(column), required)
     keys = ["PRIMARY KEY (id)", *([f"UNIQUE ({', '.join(table.unique)})"] if table.unique else [])]
-    for key in keys:
-        yield _Wanted(("constraint", f"{place} {key}"), f"{key} of table {name}", "", required)
+    for text in keys:
+        yield _Wanted(("constraint", f"{place} {text}"), f"{text} of table {name}", "", required)
 
 
 def _column(column: Column) -> str:

@@ -7,14 +7,15 @@ from contextlib import AbstractAsyncContextManager
 
 from anyio.lowlevel import checkpoint
 
-from pgq_trio.abc import Backend, JobStore, Notifier, ScheduleStore, SchemaStore
+from pgq_trio.abc import Notifier, SchemaStore
 from pgq_trio.settings import Settings
+from pgq_trio.store.backend import StoreBackend
 from pgq_trio.store.memory_clock import Ticker
 from pgq_trio.store.memory_jobs import MemoryJobs
 from pgq_trio.store.memory_schedules import MemorySchedules
 from pgq_trio.store.memory_state import MemoryState
 
-__all__ = ["MemoryBackend", "MemoryNotifier", "MemorySchema"]
+__all__ = ["MemoryNotifier", "MemorySchema", "memory_backend"]
 
 
 class MemorySchema(SchemaStore):
@@ -45,33 +46,13 @@ class MemoryNotifier(Notifier):
         return self._state.listen()
 
 
-class MemoryBackend(Backend):
-    """The stores of one queue, all on one `MemoryState`."""
-
-    def __init__(self, settings: Settings, ticker: Ticker) -> None:
-        state = MemoryState(settings, ticker)
-        self._settings = settings
-        self._jobs = MemoryJobs(state)
-        self._schedules = MemorySchedules(state)
-        self._schema = MemorySchema()
-        self._notifier = MemoryNotifier(state)
-
-    @property
-    def settings(self) -> Settings:
-        return self._settings
-
-    @property
-    def jobs(self) -> JobStore:
-        return self._jobs
-
-    @property
-    def schedules(self) -> ScheduleStore:
-        return self._schedules
-
-    @property
-    def schema(self) -> SchemaStore:
-        return self._schema
-
-    @property
-    def notifier(self) -> Notifier:
-        return self._notifier
+def memory_backend(settings: Settings, ticker: Ticker) -> StoreBackend:
+    """Return the stores of one new, empty queue."""
+    state = MemoryState(settings, ticker)
+    return StoreBackend(
+        settings=settings,
+        jobs=MemoryJobs(state),
+        schedules=MemorySchedules(state),
+        schema=MemorySchema(),
+        notifier=MemoryNotifier(state),
+    )

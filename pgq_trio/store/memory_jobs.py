@@ -199,7 +199,9 @@ class MemoryJobs(JobStore):
     async def cancel(self, ids: Collection[JobId]) -> set[JobId]:
         await checkpoint()
         now = self._state.now()
-        rows = [self._table.rows[job_id] for job_id in sorted(set(ids)) if job_id in self._table.rows]
+        rows = [
+            self._table.rows[job_id] for job_id in sorted(set(ids)) if job_id in self._table.rows
+        ]
         self._remove(rows, "canceled", now)
         cancelled = [row.id for row in rows]
         channel = self._state.settings.channel
@@ -239,7 +241,9 @@ class MemoryJobs(JobStore):
 
     async def queue_size(self) -> list[QueueStatistics]:
         await checkpoint()
-        counts = Counter((r.entrypoint, r.priority, r.status) for r in self._table.rows.values())
+        counts: Counter[tuple[str, int, JobStatus]] = Counter(
+            (row.entrypoint, row.priority, row.status) for row in self._table.rows.values()
+        )
         return [
             QueueStatistics(entrypoint=key[0], priority=key[1], status=key[2], count=counts[key])
             for key in sorted(counts, key=lambda k: (k[0], k[1], _STATUS_ORDER.index(k[2])))
@@ -252,8 +256,11 @@ class MemoryJobs(JobStore):
 
     async def job_status(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
         await checkpoint()
-        states = {job_id: self._state.status(job_id) for job_id in ids}
-        return {job_id: status for job_id, status in states.items() if status is not None}
+        states: dict[JobId, JobStatus] = {}
+        for job_id in ids:
+            if (status := self._state.status(job_id)) is not None:
+                states[job_id] = status
+        return states
 
     async def failed_jobs(self, *, limit: int) -> list[Job]:
         await checkpoint()

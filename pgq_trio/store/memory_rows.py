@@ -7,13 +7,13 @@ says the truth about its row is dropped when it comes to the top.
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
 from pgq_trio.models import Job
+from pgq_trio.store.records import make_job
 from pgq_trio.types import JobId, JobStatus, QueueManagerId
 
 __all__ = ["JobTable", "Row"]
@@ -43,22 +43,11 @@ class Row:
 
     def job(self) -> Job:
         """Return a record of the row as it is now; nobody shares its headers."""
-        return Job(
-            id=self.id,
-            priority=self.priority,
-            created=self.created,
-            updated=self.updated,
-            heartbeat=self.heartbeat,
-            execute_after=self.execute_after,
-            status=self.status,
-            entrypoint=self.entrypoint,
-            payload=self.payload,
-            headers=None if self.headers is None else json.loads(self.headers),
-            attempts=self.attempts,
-            queue_manager_id=self.queue_manager_id,
-            dedupe_key=self.dedupe_key,
-            slot=self.slot,
-        )
+        row = (
+            self.id, self.priority, self.created, self.execute_after, self.entrypoint,
+            self.payload, self.headers, self.attempts, self.dedupe_key, self.slot,
+        )  # fmt: skip
+        return make_job(row, self.status, self.updated, self.heartbeat, self.queue_manager_id)
 
 
 class _Heap(Generic[K]):
@@ -66,7 +55,7 @@ class _Heap(Generic[K]):
 
     def __init__(self, is_true: Callable[[K, JobId], bool]) -> None:
         self._entries: list[tuple[K, JobId]] = []
-        self._is_true = is_true
+        self._is_true: Callable[[K, JobId], bool] = is_true
         self._compact_at = 64
 
     def push(self, key: K, job_id: JobId) -> None:

@@ -54,7 +54,9 @@ class MemoryState:
 
     def clear_log(self, entrypoints: Collection[str] | None) -> int:
         """Forget log rows of these entrypoints, of all with None."""
-        kept = [] if entrypoints is None else [x for x in self.log if x.entrypoint not in entrypoints]
+        kept = (
+            [] if entrypoints is None else [x for x in self.log if x.entrypoint not in entrypoints]
+        )
         gone = len(self.log) - len(kept)
         self.log = kept
         self._last_status = {entry.job_id: entry.status for entry in kept}

@@ -43,9 +43,7 @@ def _numbers(values: list[Any]) -> list[str]:
 
 def _texts(values: list[str | None]) -> list[str]:
     return [
-        "NULL"
-        if value is None
-        else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        "NULL" if value is None else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
         for value in values
     ]
 

@@ -17,6 +17,7 @@ from pgq_trio.models import Job, Log, QueueStatistics
 from pgq_trio.postgres.sql_port import ConstraintViolated, Row, SqlConnection
 from pgq_trio.settings import Settings
 from pgq_trio.store.batches import Merged, chunks, merge_by_key
+from pgq_trio.store.records import make_job
 from pgq_trio.store.statements import Statements
 from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId
 
@@ -54,7 +55,9 @@ class PostgresJobs(JobStore):
                 rows = await self._sql.fetch(statement, batches[0])
             else:
                 async with self._sql.transaction() as session:
-                    rows = [row for batch in batches for row in await session.fetch(statement, batch)]
+                    rows = [
+                        row for batch in batches for row in await session.fetch(statement, batch)
+                    ]
         except ConstraintViolated as exc:
             if exc.constraint != self._dedupe_index:
                 raise
@@ -154,15 +157,17 @@ class PostgresJobs(JobStore):
         ]
 
     async def log(self, *, job_id: JobId | None = None, limit: int | None = None) -> list[Log]:
-        return [_log(row) for row in await self._sql.fetch(self._statements["log"], [job_id, limit])]
+        return [
+            _log(row) for row in await self._sql.fetch(self._statements["log"], [job_id, limit])
+        ]
 
     async def job_status(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
         rows = await self._sql.fetch(self._statements["job_status"], [list(ids)])
-        return {job_id: status for job_id, status in rows}
+        return dict(rows)
 
     async def failed_jobs(self, *, limit: int) -> list[Job]:
         rows = await self._sql.fetch(self._statements["failed_jobs"], [limit])
-        return [_job(row[:10], "failed", *row[10:]) for row in rows]
+        return [make_job(row[:10], "failed", *row[10:]) for row in rows]
 
 
 def _columns(jobs: Sequence[NewJob]) -> list[object]:
@@ -191,37 +196,8 @@ def _claimed(rows: list[Row], request: ClaimRequest) -> Claimed:
     now: datetime = last[2]
     due: datetime | None = last[3]
     owner = request.queue_manager_id
-    jobs = [_job(row, "picked", now, now, owner) for row in rows]
+    jobs = [make_job(row, "picked", now, now, owner) for row in rows]
     return Claimed(jobs, None if due is None else (due - now).total_seconds())
-
-
-def _job(
-    row: Row,
-    status: JobStatus,
-    updated: datetime,
-    heartbeat: datetime,
-    queue_manager_id: QueueManagerId | None,
-) -> Job:
-    (
-        job_id, priority, created, execute_after, entrypoint,
-        payload, headers, attempts, dedupe_key, slot,
-    ) = row  # fmt: skip
-    return Job(
-        id=job_id,
-        priority=priority,
-        created=created,
-        updated=updated,
-        heartbeat=heartbeat,
-        execute_after=execute_after,
-        status=status,
-        entrypoint=entrypoint,
-        payload=payload,
-        headers=None if headers is None else json.loads(headers),
-        attempts=attempts,
-        queue_manager_id=queue_manager_id,
-        dedupe_key=dedupe_key,
-        slot=slot,
-    )
 
 
 def _log(row: Row) -> Log:

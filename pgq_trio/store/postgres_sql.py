@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import anyio
 import psycopg
@@ -29,13 +29,9 @@ __all__ = ["ConnectionSql", "PoolSql"]
 _CLEANUP_LIMIT = 5.0
 
 
-async def _fetch(
-    connection: Connection[Any], statement: str, params: Sequence[Param]
-) -> list[Row]:
+async def _fetch(connection: Connection[Any], statement: str, params: Sequence[Param]) -> list[Row]:
     cursor = AsyncRawCursor(connection, row_factory=tuple_row)
-    # The texts are files of this package with quoted names filled in.
-    query = cast("LiteralString", statement)
-    await cursor.execute(query, encode(params), prepare=True, binary=True)
+    await cursor.execute(statement.encode(), encode(params), prepare=True, binary=True)
     return await cursor.fetchall() if cursor.description else []
 
 
@@ -78,7 +74,7 @@ class _PsycopgSql(SqlConnection, ABC):
         try:
             async with self._lent() as connection, connection.transaction():
                 for statement in statements:
-                    await connection.execute(cast("LiteralString", statement), prepare=False)
+                    await connection.execute(statement.encode(), prepare=False)
         except psycopg.Error as exc:
             raise translate(exc) from exc
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 
 from pgq_trio.model.names import quote_literal
@@ -16,7 +16,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _template(name: str) -> str:
     text = files("pgq_trio.store").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
     # The server would parse and keep the reasons with every statement.

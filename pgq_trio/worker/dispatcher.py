@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 
 from pgq_trio.executors import AbstractEntrypointExecutor
 from pgq_trio.model.events import Event, JobEnded, JobInterrupted, JobStarted
+from pgq_trio.model.outcomes import CANCELED
 from pgq_trio.models import Context, Job, ResourceMapping
 from pgq_trio.types import CancelReason
 from pgq_trio.worker.endings import outcome_of
@@ -76,19 +77,20 @@ class Dispatcher:
 
     def add(self, leases: list[Lease]) -> None:
         """Run these jobs as soon as there is room; after `close` they go back to the queue."""
-        limited = [
-            x for x in leases if self._executors[x.job.entrypoint].parameters.concurrency_limit
-        ]
+        limited = [lease for lease in leases if self._is_limited(lease)]
         if limited:
             # Their seats are held by whoever has claimed them: they must not wait behind others.
             self._waiting.extendleft(reversed(limited))
-            self._waiting.extend(x for x in leases if x not in limited)
+            self._waiting.extend(lease for lease in leases if not self._is_limited(lease))
         else:
             self._waiting.extend(leases)
         if self._closed:
             self._give_back_waiting()
         else:
             self._call_runner()
+
+    def _is_limited(self, lease: Lease) -> bool:
+        return self._executors[lease.job.entrypoint].parameters.concurrency_limit > 0
 
     def close(self) -> None:
         """Start no more jobs; those that wait go back to the queue. Running ones go on."""
@@ -156,10 +158,10 @@ class Dispatcher:
             self._call_runner()
 
     def _never_started(self, lease: Lease) -> None:
-        if lease.reason is CancelReason.shutdown:
-            self._writer.release(lease)
+        if lease.reason is CancelReason.user:
+            self._writer.finish(lease, CANCELED)
         else:
-            self._leases.drop(lease)
+            self._interrupted(lease)
         self._say_if_quiet()
 
     async def _run(self, lease: Lease) -> None:

@@ -35,9 +35,20 @@ class Listener:
         self._emit = emit
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """Listen until cancelled; serves from the first acknowledged LISTEN on."""
+        """Listen until cancelled.
+
+        Started once the first LISTEN is acknowledged, or has failed for a reason that passes:
+        polling covers the gap then.
+        """
         backoff = Backoff()
         serving = False
+
+        def serve() -> None:
+            nonlocal serving
+            if not serving:
+                serving = True
+                task_status.started()
+
         while True:
             try:
                 async with self._notifier.listen() as payloads:
@@ -45,15 +56,14 @@ class Listener:
                     self._on_problem(None)
                     # Listening first, looking second: nothing falls between the two.
                     self._on_work()
-                    if not serving:
-                        serving = True
-                        task_status.started()
+                    serve()
                     async for payload in payloads:
                         self._take(payload)
             except (ListenerLost, StoreError) as exc:
                 if isinstance(exc, StoreError) and not exc.retryable:
                     raise
                 self._on_problem(str(exc))
+                serve()
             await anyio.sleep(backoff.next())
 
     def _take(self, payload: str) -> None:

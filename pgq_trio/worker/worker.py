@@ -141,5 +141,6 @@ class Worker:
             )
 
     def _on_refused(self, lease: Lease, outcome: Outcome) -> None:
-        if self._emit is not None:
+        # Cancelling by id has deleted the row and logged it already: nothing is lost then.
+        if self._emit is not None and outcome.kind != "canceled":
             self._emit(OutcomeRefused(lease.job, outcome.kind))

@@ -67,7 +67,7 @@ fresh_unlimited AS (
           AND entry.seats = 0
           AND q.entrypoint = entry.name
           AND q.status = 'queued'
-          AND q.execute_after < now()
+          AND q.execute_after + interval '0' < now()
         ORDER BY q.priority DESC, q.id
         LIMIT $3::int
         FOR UPDATE SKIP LOCKED
@@ -112,7 +112,7 @@ fresh_limited AS (
             WHERE NOT room.by_time
               AND q.entrypoint = room.name
               AND q.status = 'queued'
-              AND q.execute_after < now()
+              AND q.execute_after + interval '0' < now()
             ORDER BY q.priority DESC, q.id
             LIMIT room.seats
         ) in_window

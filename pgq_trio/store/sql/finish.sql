@@ -23,7 +23,6 @@ removed AS (
     USING owned
     WHERE job.id = owned.id
       AND job.updated = owned.updated
-      AND job.queue_manager_id IS NOT DISTINCT FROM $1::uuid
       AND owned.kind NOT IN ('failed', 'retry')
     RETURNING job.id, job.priority, job.entrypoint, owned.kind, owned.traceback, owned.slot
 ),
@@ -42,7 +41,6 @@ kept AS (
     FROM owned
     WHERE job.id = owned.id
       AND job.updated = owned.updated
-      AND job.queue_manager_id IS NOT DISTINCT FROM $1::uuid
       AND owned.kind IN ('failed', 'retry')
     RETURNING job.id, job.priority, job.entrypoint, owned.kind, owned.traceback, owned.slot
 ),

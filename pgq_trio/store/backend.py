@@ -1,0 +1,21 @@
+"""The bundle of stores that a driver hands out; knows none of their kinds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgq_trio.abc import JobStore, Notifier, ScheduleStore, SchemaStore
+from pgq_trio.settings import Settings
+
+__all__ = ["StoreBackend"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreBackend:
+    """A `Backend`: the stores of one queue, all in one place."""
+
+    settings: Settings
+    jobs: JobStore
+    schedules: ScheduleStore
+    schema: SchemaStore
+    notifier: Notifier

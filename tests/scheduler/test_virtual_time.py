@@ -1,0 +1,380 @@
+"""The scheduler over hours and days on a virtual clock: leases, outages, idleness, clock jumps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import pytest
+import trio
+
+from pgq_trio.errors import ConnectionLost, StoreError
+from pgq_trio.model.events import Event, HealthChanged, ScheduleEnded
+from pgq_trio.models import Schedule, ScheduleContext
+from pgq_trio.scheduler.loop import Scheduler
+from pgq_trio.scheduler.registry import ScheduleRegistry
+from tests.scheduler.stores import WatchedStore, add_due, row, rows, unique
+from tests.scheduler.virtual import BEGIN, World, run
+
+MINUTE = timedelta(minutes=1)
+RARE = "0 0 29 2 *"
+
+
+def make(
+    world: World | WatchedStore,
+    registry: ScheduleRegistry,
+    emit: Callable[[Event], None] = lambda _: None,
+) -> Scheduler:
+    store = world.store if isinstance(world, World) else world
+    return Scheduler(store, registry, resources={}, emit=emit)
+
+
+def test_thirty_days_of_three_schedules_pass_in_moments() -> None:
+    fired: dict[str, list[datetime]] = {"hourly": [], "daily": [], "quarter": []}
+    late: list[float] = []
+
+    async def scenario(world: World) -> None:
+        registry = ScheduleRegistry()
+
+        async def note(schedule: Schedule, ctx: ScheduleContext) -> None:
+            await anyio.lowlevel.checkpoint()
+            fired[schedule.entrypoint].append(ctx.fire_time)
+            late.append((world.now() - ctx.fire_time).total_seconds())
+
+        registry.add("hourly", "0 * * * *", note)
+        registry.add("daily", "30 4 * * *", note, timezone="Europe/Berlin")
+        registry.add("quarter", "*/15 8-17 * * mon-fri", note)
+        one = make(world, registry)
+        with anyio.move_on_after(30 * 24 * 3600):
+            await one.run()
+        assert not one.failures
+
+    began = time.perf_counter()
+    run(scenario)
+    assert time.perf_counter() - began < 30
+    assert len(fired["hourly"]) == 30 * 24
+    assert len(fired["daily"]) == 30
+    assert len(fired["quarter"]) == 20 * 40  # twenty working days in those thirty
+    assert {at.hour for at in fired["daily"]} == {2, 3}  # summer time began on the 30th
+    assert all(unique(times) for times in fired.values())
+    assert min(late) >= 0
+    assert max(late) <= 0.05
+
+
+def test_an_idle_scheduler_looks_once_a_minute_and_once_around_each_fire() -> None:
+    async def scenario(world: World) -> None:
+        watched, ran = WatchedStore(world.store), list[Schedule]()
+        registry = ScheduleRegistry()
+
+        async def note(schedule: Schedule) -> None:
+            await anyio.lowlevel.checkpoint()
+            ran.append(schedule)
+
+        registry.add("hourly", "0 * * * *", note)
+        registry.add("rare", RARE, note)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(make(watched, registry).run)
+            await anyio.sleep(10 * 3600)
+            tasks.cancel_scope.cancel()
+        assert watched.calls["claim"] == watched.calls["finish"] == len(ran) == 10
+        assert watched.calls["snapshot"] <= 600 + 10 + 2
+        assert watched.calls["heartbeat"] == 0
+
+    run(scenario)
+
+
+def test_a_schedule_that_still_runs_is_not_fired_again_until_it_has_ended() -> None:
+    ran: list[tuple[datetime, int]] = []
+
+    async def scenario(world: World) -> None:
+        registry = ScheduleRegistry()
+
+        async def slow(schedule: Schedule, ctx: ScheduleContext) -> None:
+            ran.append((ctx.fire_time, ctx.missed))
+            await anyio.sleep(210)
+
+        registry.add("slow", "* * * * *", slow)
+        fleet = [make(world, registry) for _ in range(3)]
+        with anyio.move_on_after(600):
+            async with anyio.create_task_group() as tasks:
+                for one in fleet:
+                    tasks.start_soon(one.run)
+
+    run(scenario)
+    first = BEGIN.replace(second=0, microsecond=0) + MINUTE
+    # From 1:00 to 4:30, at once from 4:30 for 2:00, 3:00 and 4:00, then from 8:00.
+    assert ran == [(first, 0), (first + 3 * MINUTE, 2), (first + 7 * MINUTE, 3)]
+
+
+def test_a_run_that_outlasts_the_lease_keeps_it_by_heartbeats() -> None:
+    async def scenario(world: World) -> None:
+        watched = WatchedStore(world.store)
+        registry, ended = ScheduleRegistry(), anyio.Event()
+        runs: list[datetime] = []
+
+        async def long(schedule: Schedule, ctx: ScheduleContext) -> None:
+            runs.append(ctx.fire_time)
+            await anyio.sleep(300)
+            ended.set()
+
+        registry.add("long", RARE, long)
+        await add_due(world.store, "long", RARE)
+        async with anyio.create_task_group() as tasks:
+            for store in (watched, WatchedStore(world.store)):
+                tasks.start_soon(make(store, registry).run)
+            await ended.wait()
+            tasks.cancel_scope.cancel()
+        assert len(runs) == 1
+        assert 28 <= watched.calls["heartbeat"] <= 31 or not watched.calls["heartbeat"]
+
+    run(scenario)
+
+
+def test_the_fire_of_a_dead_worker_is_run_again_after_its_lease() -> None:
+    async def scenario(world: World) -> None:
+        registry = ScheduleRegistry()
+        ran: list[tuple[datetime, datetime]] = []
+
+        async def work(schedule: Schedule, ctx: ScheduleContext) -> None:
+            await anyio.lowlevel.checkpoint()
+            ran.append((ctx.fire_time, world.now()))
+
+        registry.add("work", "0 * * * *", work)
+        fire_time = datetime(2025, 3, 1, 0, 0, tzinfo=UTC)
+        await add_due(world.store, "work", "0 * * * *", ago=timedelta(seconds=30))
+        dead = await world.store.claim(
+            await row(world.store), next_run=fire_time + 60 * MINUTE, heartbeat_timeout=30
+        )
+        assert dead is not None
+        with anyio.move_on_after(600):
+            await make(world, registry).run()
+        ((again, at),) = ran
+        assert again == fire_time
+        assert timedelta(seconds=30) < at - dead.heartbeat < timedelta(seconds=31)
+        after = await row(world.store)
+        assert (after.status, after.next_run) == ("queued", fire_time + 60 * MINUTE)
+        assert not await world.store.finish(dead)  # the fence: the dead one's claim is over
+
+    run(scenario)
+
+
+def test_losing_the_lease_cancels_the_run() -> None:
+    async def scenario(world: World) -> None:
+        registry, events = ScheduleRegistry(), list[Event]()
+        started, cancelled = trio.Event(), trio.Event()
+
+        async def work(schedule: Schedule) -> None:
+            started.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                cancelled.set()
+
+        registry.add("work", RARE, work)
+        await add_due(world.store, "work", RARE)
+        async with anyio.create_task_group() as tasks:
+            one = make(world, registry, events.append)
+            await tasks.start(one.run)
+            await started.wait()
+            await world.store.delete(entrypoints=["work"])
+            with anyio.fail_after(15):
+                await cancelled.wait()
+            one.stop()
+        (ended,) = events
+        assert isinstance(ended, ScheduleEnded)
+        assert "lease on schedule 'work' was lost" in str(ended.error)
+        assert await rows(world.store) == []
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("operation", ["snapshot", "add", "claim", "finish", "heartbeat"])
+@pytest.mark.parametrize("failures", [1, 4])
+@pytest.mark.parametrize(
+    "error", [ConnectionLost("cut"), StoreError("deadlock", retryable=True)]
+)  # fmt: skip
+@pytest.mark.parametrize("when", ["before", "reply lost"])
+def test_a_lost_connection_is_waited_out(
+    operation: str, failures: int, error: StoreError, when: str
+) -> None:
+    if (when, operation) == ("reply lost", "claim"):
+        failures = 1  # each one costs a lease of 30 s: nobody knows that he has the row
+
+    async def scenario(world: World) -> None:
+        watched, events = WatchedStore(world.store), list[Event]()
+        (watched.faults if when == "before" else watched.lost_replies)[operation].extend(
+            [error] * failures
+        )
+        registry = ScheduleRegistry()
+        ran: list[datetime] = []
+
+        async def work(schedule: Schedule, ctx: ScheduleContext) -> None:
+            ran.append(ctx.fire_time)
+            await anyio.sleep(12)
+
+        registry.add("work", "* * * * *", work)
+        with anyio.move_on_after(200):
+            await make(watched, registry, events.append).run()
+        first = BEGIN.replace(second=0, microsecond=0) + MINUTE
+        assert ran == [first, first + MINUTE, first + 2 * MINUTE]
+        changes = [event for event in events if isinstance(event, HealthChanged)]
+        assert changes[0] == HealthChanged("scheduler", str(error))
+        assert changes[-1] == HealthChanged("scheduler", None)
+        assert (await row(world.store)).status == "queued"
+
+    run(scenario)
+
+
+def test_a_long_outage_costs_a_bounded_number_of_tries() -> None:
+    async def scenario(world: World) -> None:
+        watched = WatchedStore(world.store)
+        registry, ran = ScheduleRegistry(), list[datetime]()
+
+        async def work(schedule: Schedule, ctx: ScheduleContext) -> None:
+            await anyio.lowlevel.checkpoint()
+            ran.append(ctx.fire_time)
+
+        registry.add("work", "0 * * * *", work)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(make(watched, registry).run)
+            await anyio.sleep(1800)
+            before = watched.calls["snapshot"]
+            watched.faults["snapshot"].extend([ConnectionLost("down")] * 1000)
+            await anyio.sleep(3600)
+            tries = watched.calls["snapshot"] - before
+            assert ran == []
+            watched.faults["snapshot"].clear()
+            await anyio.sleep(6)
+            tasks.cancel_scope.cancel()
+        assert 700 < tries < 1600  # every 2.5 to 5 s
+        assert ran == [datetime(2025, 3, 1, 1, 0, tzinfo=UTC)]
+
+    run(scenario)
+
+
+def test_a_cancellation_during_an_outage_is_not_held_up_for_long() -> None:
+    async def scenario(world: World) -> None:
+        watched = WatchedStore(world.store)
+        registry, started = ScheduleRegistry(), trio.Event()
+
+        async def work(schedule: Schedule) -> None:
+            started.set()
+            await anyio.sleep_forever()
+
+        registry.add("work", RARE, work)
+        await add_due(world.store, "work", RARE)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(make(watched, registry).run)
+            await started.wait()
+            watched.faults["finish"].extend([ConnectionLost("down")] * 1000)
+            began = anyio.current_time()
+            tasks.cancel_scope.cancel()
+        assert anyio.current_time() - began <= 5.1
+
+    run(scenario)
+
+
+def test_a_row_made_due_by_hand_is_found_within_a_minute() -> None:
+    async def scenario(world: World) -> None:
+        registry, ran = ScheduleRegistry(), trio.Event()
+
+        async def work(schedule: Schedule) -> None:
+            await anyio.lowlevel.checkpoint()
+            ran.set()
+
+        registry.add("work", RARE, work)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(make(world, registry).run)
+            await anyio.sleep(90)
+            await world.store.delete(entrypoints=["work"])
+            await add_due(world.store, "work", RARE)
+            with anyio.fail_after(61):
+                await ran.wait()
+            tasks.cancel_scope.cancel()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("jump", [-7200, -59, -1, 1, 59, 7200])
+@pytest.mark.parametrize("at", [0.5, 29.7, 29.75, 61])
+def test_a_jump_of_the_stores_clock_fires_nothing_twice(jump: float, at: float) -> None:
+    async def scenario(world: World) -> None:
+        registry, ran = ScheduleRegistry(), list[tuple[datetime, datetime]]()
+
+        async def work(schedule: Schedule, ctx: ScheduleContext) -> None:
+            await anyio.lowlevel.checkpoint()
+            ran.append((ctx.fire_time, schedule.updated))
+
+        registry.add("work", "* * * * *", work, misfire="all")
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                await tasks.start(make(world, registry).run)
+            await anyio.sleep(at)
+            world.shift += timedelta(seconds=jump)
+            await anyio.sleep(7200 + 180)
+            tasks.cancel_scope.cancel()
+        times = [fire_time for fire_time, _ in ran]
+        assert unique(times)
+        assert times == sorted(times)
+        assert all(claimed >= fire_time for fire_time, claimed in ran)
+        assert times[-1] >= (world.now() - 2 * MINUTE).replace(second=0, microsecond=0)
+
+    run(scenario)
+
+
+def test_all_runs_every_missed_fire_time_and_then_keeps_up() -> None:
+    async def scenario(world: World) -> None:
+        registry, ran = ScheduleRegistry(), list[datetime]()
+
+        async def work(schedule: Schedule, ctx: ScheduleContext) -> None:
+            await anyio.sleep(1)
+            ran.append(ctx.fire_time)
+
+        registry.add("work", "* * * * *", work, misfire="all", misfire_grace=600)
+        await add_due(world.store, "work", "* * * * *", ago=timedelta(hours=1))
+        with anyio.move_on_after(65):
+            await make(world, registry).run()
+        first = BEGIN.replace(second=0, microsecond=0) - 9 * MINUTE
+        assert ran == [first + n * MINUTE for n in range(11)]
+
+    run(scenario)
+
+
+def test_many_schedules_of_one_minute_are_all_on_time() -> None:
+    async def scenario(world: World) -> None:
+        registry, ran = ScheduleRegistry(), list[str]()
+
+        async def work(schedule: Schedule) -> None:
+            await anyio.lowlevel.checkpoint()
+            ran.append(schedule.entrypoint)
+
+        for n in range(200):
+            registry.add(f"work {n}", "* * * * *", work)
+        with anyio.move_on_after(29.8):
+            await make(world, registry).run()
+        assert sorted(ran) == sorted(entry.name for entry in registry)
+
+    run(scenario)
+
+
+def test_a_run_that_is_over_is_told_with_its_duration() -> None:
+    async def scenario(world: World) -> None:
+        registry, events = ScheduleRegistry(), list[Event]()
+
+        async def work(schedule: Schedule) -> None:
+            await anyio.sleep(7)
+
+        registry.add("work", "* * * * *", work)
+        with anyio.move_on_after(40):
+            await make(world, registry, events.append).run()
+        (ended,) = events
+        assert isinstance(ended, ScheduleEnded)
+        assert ended.seconds == pytest.approx(7)
+        assert ended.error is None
+        after = await row(world.store)
+        assert replace(ended.schedule, status="queued").next_run == after.next_run
+
+    run(scenario)
