@@ -136,7 +136,7 @@ class PgQueuer(RegistersEntrypoints, RegistersSchedules):
                 raise
             raise_as_itself(group)
 
-    async def run(
+    async def run(  # noqa: ASYNC128 - the engine says when it has started
         self,
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,

@@ -79,7 +79,9 @@ class Core:
             )
         engine = self._begin()
 
-        async def background(*, task_status: TaskStatus[None]) -> None:
+        async def background(  # noqa: ASYNC128 - the engine says when
+            *, task_status: TaskStatus[None]
+        ) -> None:
             try:
                 await engine.run(options, task_status.started)
             finally:

@@ -157,7 +157,9 @@ class _Loops:
             if self._worker is not None:
                 await self._worker.run()
 
-    async def _run_scheduler(self, scheduler: Scheduler, *, task_status: TaskStatus[None]) -> None:
+    async def _run_scheduler(  # noqa: ASYNC128 - the scheduler says when
+        self, scheduler: Scheduler, *, task_status: TaskStatus[None]
+    ) -> None:
         with self._fires:
             await scheduler.run(task_status=task_status)
 

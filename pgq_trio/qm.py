@@ -16,7 +16,7 @@ __all__ = ["QueueManager"]
 class QueueManager(RegistersEntrypoints):
     """The queue's side of an application."""
 
-    async def run(
+    async def run(  # noqa: ASYNC128 - the engine says when it has started
         self,
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,

@@ -66,10 +66,10 @@ class _Entry:
         try:
             if await self._exit(kind, passing, traceback):
                 passing = None
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 - the scope tells its own cancellation
             if not self._scope.__exit__(type(exc), exc, exc.__traceback__):
                 if is_only(exc, passing):  # a task group wraps what it passes on
-                    return passing
+                    return passing  # noqa: ASYNC104 - passed on by the caller
                 raise
         else:
             self._scope.__exit__(None, None, None)
@@ -100,7 +100,9 @@ class _Stack:
         except BaseException as exc:
             self._entries.remove(entry)
             if entry.abandon(exc):
-                raise ResourceError(f"entering the resource {name!r} cancelled itself") from exc
+                raise ResourceError(  # noqa: ASYNC104 - it was its own scope's
+                    f"entering the resource {name!r} cancelled itself"
+                ) from exc
             raise
 
     def push(self, name: str, exit_: Callable[..., Awaitable[object]]) -> None:
@@ -121,7 +123,7 @@ class _Stack:
                 errors.append(error)
                 # Outwards goes what nested `async with` blocks would pass on.
                 passing = error
-            except BaseException as error:  # noqa: BLE001 - raised below, when all are closed
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - raised below, all closed
                 passing = error
         if errors:
             if isinstance(exc, Exception):
@@ -232,7 +234,7 @@ class Resources(MutableMapping[str, object]):
         traceback: TracebackType | None,
     ) -> bool:
         """Close all, last first, each shielded for `CLOSE_LIMIT` seconds; raise what went wrong."""
-        return await self._stack.close(exc, floor=self._floor)
+        return await self._stack.close(exc, floor=self._floor)  # noqa: ASYNC102 - each shielded
 
     def _check_task(self, what: str) -> None:
         task = anyio.get_current_task().id
@@ -282,7 +284,7 @@ class opened_resources:  # noqa: N801 - used like a function, as contextlib's ar
         try:
             container = await self._enter(Resources() if self._source is None else self._source)
         except BaseException as exc:
-            await self._abandon(exc)
+            await self._abandon(exc)  # noqa: ASYNC102 - shielded, one by one
             raise
         finally:
             _opening.reset(token)
@@ -331,7 +333,7 @@ class opened_resources:  # noqa: N801 - used like a function, as contextlib's ar
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        return await self._stack.close(exc)
+        return await self._stack.close(exc)  # noqa: ASYNC102 - shielded, one by one
 
 
 def _is_container(value: object) -> bool:

@@ -16,7 +16,7 @@ __all__ = ["SchedulerManager"]
 class SchedulerManager(RegistersSchedules):
     """The scheduler's side of an application."""
 
-    async def run(
+    async def run(  # noqa: ASYNC128 - the engine says when it has started
         self,
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,

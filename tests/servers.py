@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from pgq_trio.postgres._embedded_guard import SERVER_LOCK, try_lock
 from pgq_trio.postgres._embedded_host import wheel_bin_dir
 from pgq_trio.postgres._embedded_share import POLL, ServerSpec, Share
 
@@ -32,6 +34,9 @@ SERVER_SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "max_prepared_transactions": "20",
 }
+
+#: Directories of our servers; the id of the process that made it and a random part follow.
+PREFIX = "pgq-tests-"
 
 #: How long a start or a stop may take, in seconds.
 LIMIT = 60.0
@@ -186,8 +191,8 @@ class OwnServer(PostgresServer):
 
     def __init__(self, binaries: Binaries) -> None:
         self.bin_dir = binaries.bin_dir
-        # Not the TMPDIR of the session: socket paths are limited to 107 bytes.
-        self.data_dir = Path(tempfile.mkdtemp(prefix="pgq-tests-", dir="/tmp"))
+        remove_abandoned()
+        self.data_dir = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=data_root()))
         self.port = free_port()
         settings = {**SERVER_SETTINGS, "port": str(self.port)}
         self._spec = ServerSpec(
@@ -249,6 +254,27 @@ class OwnServer(PostgresServer):
         shutil.rmtree(self.data_dir)
 
 
+def remove_abandoned() -> None:
+    """Delete what sessions left that were killed; their servers have stopped by themselves."""
+    for directory in Path(data_root()).glob(f"{PREFIX}*"):
+        with suppress(OSError, ValueError):
+            pid = int(directory.name.removeprefix(PREFIX).split("-")[0])
+            with (directory / SERVER_LOCK).open("rb") as lock:
+                if not is_alive(pid) and try_lock(lock.fileno(), fcntl.LOCK_EX):
+                    shutil.rmtree(directory)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process with this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def run_steps(steps: Iterator[None]) -> None:
     """Run `Share.opening` or `Share.leaving` to its end, in `LIMIT` seconds at most."""
     deadline = time.monotonic() + LIMIT
@@ -277,6 +303,17 @@ def foreign_server(conninfo: str) -> Iterator[PostgresServer]:
         yield server
     finally:
         server.close()
+
+
+def data_root() -> str:
+    """Where clusters are made: in memory if there is room, where a database costs 25 ms, not 300.
+
+    Never the TMPDIR of the session: socket paths are limited to 107 bytes.
+    """
+    memory = "/dev/shm"  # noqa: S108 - the directory in it is made by mkdtemp  # noqa: S108 - a private directory is made in it
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 * 2**30:
+        return memory
+    return "/tmp"  # noqa: S108 - as above
 
 
 def free_port() -> int:

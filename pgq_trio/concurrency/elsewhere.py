@@ -26,13 +26,18 @@ async def run_in(
     ready, done = anyio.Event(), anyio.Event()
     scope = anyio.CancelScope()
     errors: list[Exception] = []
-    returned = False
+    is_ready = returned = False
+
+    def on_ready() -> None:
+        nonlocal is_ready
+        is_ready = True
+        ready.set()
 
     async def host() -> None:
         nonlocal returned
         try:
             with scope:
-                await function(ready.set)
+                await function(on_ready)
                 returned = True
         except Exception as exc:  # noqa: BLE001 - raised below, in the task that asked for it
             errors.append(exc)
@@ -43,7 +48,7 @@ async def run_in(
     tasks.start_soon(host, name=name)
     try:
         await ready.wait()
-        if not done.is_set():
+        if is_ready:
             started()
         await done.wait()
     except BaseException:
@@ -53,7 +58,7 @@ async def run_in(
         with anyio.CancelScope(shield=True):
             await done.wait()
         if errors:
-            raise errors[0] from None
+            raise errors[0] from None  # noqa: ASYNC104 - an error in its cleanup is worth more
         raise
     if errors:
         raise errors[0]

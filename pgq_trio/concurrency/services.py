@@ -48,7 +48,7 @@ async def open_service_group() -> AsyncGenerator[ServiceGroup, None]:
     error: Exception | None = None
     try:
         async with deaf() as outside, anyio.create_task_group() as tasks:
-            with anyio.CancelScope() as block:
+            with anyio.CancelScope() as block:  # noqa: ASYNC100 - the caller's block is inside
                 outside.cancels(block)
                 try:
                     yield ServiceGroup(tasks)

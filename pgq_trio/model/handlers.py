@@ -172,7 +172,8 @@ def _text_means(text: str, wanted: type, names: dict[str, object]) -> bool:
         value = cast("object", eval(text, names))  # noqa: S307
     except Exception:  # noqa: BLE001 - an annotation may hold any expression
         return _node_means(_parsed(text), wanted.__name__)
-    return not isinstance(value, str) and _means(value, wanted, names)
+    # A quoted annotation is a text within a text where annotations are texts anyway.
+    return value != text and _means(value, wanted, names)
 
 
 def _parsed(text: str) -> ast.expr | None:

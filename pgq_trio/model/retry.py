@@ -19,7 +19,7 @@ _EXCEPTIONS: tuple[type[Exception], ...] = (Exception,)
 def exponential_delay(attempts: int, *, initial: float, maximum: float, multiplier: float) -> float:
     """Return `initial * multiplier ** attempts`, at most `maximum`; all in seconds."""
     try:
-        return min(maximum, initial * multiplier**attempts)
+        return min(maximum, initial * float(multiplier) ** attempts)
     except OverflowError:
         return maximum
 

@@ -168,9 +168,9 @@ class Share:
         return ServerState.BUSY
 
     def pid(self) -> int | None:
-        """The process id of the server that the present guard started."""
+        """The process id of the server that the last guard started, if it did and we look on."""
         if self._server_lock is None:
-            raise RuntimeError("the share is closed")
+            return None
         return int(os.pread(self._server_lock, 32, 0) or b"0") or None
 
     def log_tail(self) -> str:

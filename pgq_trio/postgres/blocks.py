@@ -6,6 +6,7 @@ They know the protocol's states, not what runs inside them.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncPipeline, AsyncTransaction, errors as e, pq
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from psycopg.abc import PQGen
 
-    from pgq_trio.postgres.connection import Connection
+    from pgq_trio.postgres.interruptible import InterruptibleConnection
 
 __all__ = ["Pipeline", "Transaction"]
 
@@ -33,7 +34,7 @@ class Transaction(AsyncTransaction):
 
     def __init__(
         self,
-        connection: Connection[Any],
+        connection: InterruptibleConnection[Any],
         savepoint_name: str | None = None,
         force_rollback: bool = False,
     ) -> None:
@@ -48,7 +49,8 @@ class Transaction(AsyncTransaction):
             except BaseException as exc:
                 # `__aexit__` will not be called. Still "not started" means that nothing was sent.
                 if self.status is self.Status.ACTIVE:
-                    await self._undo(exc)
+                    with suppress(e.OperationalError):
+                        await self._undo(exc)
                 raise
         return self
 
@@ -71,22 +73,19 @@ class Transaction(AsyncTransaction):
         return await self._roll_back(exc_val)
 
     async def _roll_back(self, exc: BaseException | None) -> bool:
-        if not self._is_open():
-            self.status = self.Status.FAILED
-            return False
-        async with self._owner.held_for_cleanup():
-            return await self._undo(exc)
-
-    async def _undo(self, exc: BaseException | None) -> bool:
-        """Roll back, the lock held; closes the connection if that fails."""
         try:
-            await self._owner.recover()
             if self._is_open():
-                return await self._owner.conclude(self._leave_gen(exc))
+                async with self._owner.held_for_cleanup():
+                    return await self._undo(exc)
         except e.OperationalError as error:
             logger.warning("error ignored in rollback of %r: %s", self, error)
         self.status = self.Status.FAILED
         return False
+
+    async def _undo(self, exc: BaseException | None) -> bool:
+        """Roll back, the lock held; closes the connection if that fails."""
+        await self._owner.recover()
+        return await self._owner.conclude(self._leave_gen(exc))
 
     def _leave_gen(self, exc: BaseException | None) -> PQGen[bool]:
         swallow = yield from self._exit_gen(None if exc is None else type(exc), exc, None)
@@ -102,7 +101,7 @@ class Transaction(AsyncTransaction):
 class Pipeline(AsyncPipeline):
     """psycopg's pipeline block; see `Connection.pipeline`."""
 
-    def __init__(self, connection: Connection[Any], no_lock: bool = False) -> None:
+    def __init__(self, connection: InterruptibleConnection[Any], no_lock: bool = False) -> None:
         super().__init__(connection, no_lock)
         self._owner = connection
         self._no_lock = no_lock
@@ -138,5 +137,7 @@ class Pipeline(AsyncPipeline):
         if self._no_lock:
             await self._owner.recover()
         else:
-            async with self._owner.held_for_cleanup():
-                await self._owner.recover()
+            # What fails has closed the connection; the interruption goes on.
+            with suppress(e.OperationalError):
+                async with self._owner.held_for_cleanup():
+                    await self._owner.recover()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
-from psycopg import AsyncConnection, errors as e, pq
+from psycopg import errors as e, pq
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import AsyncRowFactory, Row, tuple_row
@@ -17,9 +15,9 @@ from psycopg.rows import AsyncRowFactory, Row, tuple_row
 from pgq_trio.postgres.attempts import resolve_attempts
 from pgq_trio.postgres.blocks import Pipeline, Transaction
 from pgq_trio.postgres.cursors import Cursor, ServerCursor
-from pgq_trio.postgres.internals import WaitTimeout, capabilities, timeout_from_conninfo
-from pgq_trio.postgres.recovery import CLEANUP_LIMIT, PATIENCE, drain, is_active
-from pgq_trio.postgres.waiting import Pace, drive, drive_connecting, is_readable, wait_for
+from pgq_trio.postgres.internals import timeout_from_conninfo
+from pgq_trio.postgres.interruptible import InterruptibleConnection
+from pgq_trio.postgres.waiting import drive_connecting, is_readable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from psycopg import AsyncCursor, AsyncPipeline, AsyncServerCursor, AsyncTransaction
-    from psycopg.abc import RV, AdaptContext, ConnDict, ConnParam, PQGen
+    from psycopg.abc import AdaptContext, ConnDict, ConnParam
     from psycopg.pq.abc import PGconn
 
 __all__ = ["Connection"]
@@ -35,7 +33,6 @@ __all__ = ["Connection"]
 logger = logging.getLogger("pgq_trio.postgres")
 
 _IDLE: Final = pq.TransactionStatus.IDLE
-_INTRANS: Final = pq.TransactionStatus.INTRANS
 
 
 class _LastWords:
@@ -55,7 +52,7 @@ class _LastWords:
             self.heard = True
 
 
-class Connection(AsyncConnection[Row]):
+class Connection(InterruptibleConnection[Row]):
     """A session with a PostgreSQL server, on Trio and on asyncio.
 
     All of psycopg's `AsyncConnection` works: statements, COPY, pipelines, transactions, server-side
@@ -76,16 +73,10 @@ class Connection(AsyncConnection[Row]):
         row_factory: AsyncRowFactory[Row] = cast("AsyncRowFactory[Row]", tuple_row),  # noqa: B008
     ) -> None:
         super().__init__(pgconn, row_factory)
-        # Not `anyio.Lock`, which only its owner may release: a `stream()` or `notifies()` that the
-        # caller drops half-way is closed by a task of the event loop.
-        self._turns = anyio.Semaphore(1, max_value=1, fast_acquire=True)
-        self.lock = cast("Any", self._turns)
         self.cursor_factory = cast("type[AsyncCursor[Row]]", Cursor)
         self.server_cursor_factory = cast("type[AsyncServerCursor[Row]]", ServerCursor)
-        self._pace = Pace()
         self._last_words = _LastWords()
         self._notice_handlers.append(self._last_words)
-        self._statements_suspect = False
 
     @classmethod
     async def connect(
@@ -177,14 +168,14 @@ class Connection(AsyncConnection[Row]):
         """Roll back whatever is open; close the connection if that fails."""
         if self.closed:
             return
-        async with self.held_for_cleanup():
-            await self.recover()
-            try:
+        try:
+            async with self.held_for_cleanup():
+                await self.recover()
                 if self.pgconn.transaction_status != _IDLE:
                     await self.conclude(self._rollback_gen())
-            except Exception as exc:  # noqa: BLE001 - the error that ends the block is what counts
-                logger.warning("closing %r, as its rollback failed: %s", self, exc)
-                self.terminate()
+        except Exception as exc:  # noqa: BLE001 - the error that ends the block is what counts
+            logger.warning("closing %r, as its rollback failed: %s", self, exc)
+            self.terminate()
 
     async def close(self) -> None:
         """Close the session; what other tasks wait for on it raises `OperationalError`.
@@ -194,14 +185,6 @@ class Connection(AsyncConnection[Row]):
         """
         self._closed = True
         self.terminate()
-
-    def terminate(self) -> None:
-        """As `close`, without `await`; the connection counts as `broken` if it was open."""
-        with suppress(e.Error, RuntimeError):
-            # No tick would tell a waiting task that its descriptor is gone. RuntimeError: there is
-            # no event loop, hence no waiting task.
-            anyio.notify_closing(self.pgconn.socket)
-        self.pgconn.finish()
 
     def probe(self) -> bool:
         """Whether the session is still there, as far as this end of it knows; never waits.
@@ -290,191 +273,3 @@ class Connection(AsyncConnection[Row]):
                 yield pipeline
         finally:
             self._pipeline = None
-
-    async def wait(
-        self,
-        gen: PQGen[RV],
-        interval: float = 0.0,  # noqa: ARG002 - psycopg's signature
-        timeout: float | None = None,
-    ) -> RV:
-        """Run one of psycopg's generators on this session and return its value.
-
-        Every statement of the connection and its cursors comes through here, its lock held.
-        `interval` is psycopg's and has no use: nothing here ticks.
-
-        Raises:
-            psycopg.errors._WaitTimeout: `timeout` seconds have passed.
-
-        Cancellation: the generator is closed and the session brought to rest, or closed.
-        """
-        try:
-            # Not a checkpoint each time, as it would cost more than a row of a COPY. The lock
-            # noticed a cancellation; in a long exchange, this does within `MAX_BUSY_TIME`.
-            if self._pace.is_due():
-                await self._pace.checkpoint()
-            return await wait_for(gen, self.pgconn.socket, self._pace, timeout)
-        except Exception:
-            _close_generator(gen)
-            raise
-        except BaseException:
-            await self._abandon(gen)
-            raise
-
-    async def settle(self, gen: PQGen[RV]) -> RV:
-        """As `wait`, for what is better finished than cut off: BEGIN, SAVEPOINT, COMMIT, ROLLBACK.
-
-        Cancellation: before the generator has begun, nothing is sent. Afterwards it runs on for up
-        to 5 s, and only then is treated as by `wait`.
-        """
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        try:
-            return await drive(gen, self.pgconn.socket, self._pace)
-        except Exception:
-            _close_generator(gen)
-            raise
-        except BaseException:
-            try:
-                with anyio.move_on_after(CLEANUP_LIMIT, shield=True):
-                    await drive(gen, self.pgconn.socket, self._pace)
-            except Exception as exc:  # noqa: BLE001 - the interruption is what the caller sees
-                logger.debug("error while interrupted on %r: %s", self, exc)
-            finally:
-                await self._abandon(gen)
-            raise
-
-    async def conclude(self, gen: PQGen[RV]) -> RV:
-        """As `wait`, for cleanup: shielded, and after 5 s the connection is closed.
-
-        Raises:
-            psycopg.OperationalError: it did not end in time.
-        """
-        try:
-            with anyio.move_on_after(CLEANUP_LIMIT, shield=True):
-                return await drive(gen, self.pgconn.socket, self._pace)
-        except Exception:
-            raise
-        except BaseException:
-            self.terminate()
-            raise
-        self.terminate()
-        raise e.OperationalError(
-            f"the connection was closed: no answer to a cleanup within {CLEANUP_LIMIT:g} s"
-        )
-
-    @asynccontextmanager
-    async def held_for_cleanup(self) -> AsyncGenerator[None]:
-        """A block that holds the lock, entered also when cancelled, for cleanup inside.
-
-        Without a cancellation it waits for as long as other tasks use the connection. With one it
-        waits for 5 s, and then closes the connection. The cancellation is raised at the end.
-        """
-        interruption: BaseException | None = None
-        try:
-            await self.lock.acquire()
-        except Exception:
-            raise
-        except BaseException as exc:
-            with anyio.move_on_after(CLEANUP_LIMIT, shield=True):
-                await self.lock.acquire()
-                interruption = exc
-            if interruption is None:
-                logger.warning("closing %r, as another task does not release it", self)
-                self.terminate()
-                raise
-        try:
-            yield
-        finally:
-            self.lock.release()
-        if interruption is not None:
-            raise interruption
-
-    async def recover(self) -> None:
-        """Bring the session to rest if the server owes it an answer, or close it; shielded.
-
-        The lock must be held. What was running is cancelled on the server, its answer discarded,
-        a COPY ended, a pipeline emptied. Takes up to 5 s, and never raises an `Exception`.
-        """
-        if self._pipeline is not None:
-            self._pipeline.command_queue.clear()
-            self._pipeline.result_queue.clear()
-        if not is_active(self.pgconn):
-            return
-        self._statements_suspect = True
-        try:
-            with anyio.move_on_after(CLEANUP_LIMIT, shield=True):
-                await self._cancel_and_drain()
-        except Exception as exc:  # noqa: BLE001 - closing is the answer to whatever it is
-            logger.warning("closing %r, as its statement could not be cancelled: %s", self, exc)
-            self.terminate()
-        except BaseException:
-            self.terminate()
-            raise
-        if is_active(self.pgconn):
-            logger.warning("closing %r, as the server did not end the statement", self)
-            self.terminate()
-
-    async def _cancel_and_drain(self) -> None:
-        if self.pgconn.pipeline_status:
-            self.pgconn.pipeline_sync()
-        for patience in PATIENCE:
-            if patience:
-                await self._try_cancel()
-            with suppress(WaitTimeout):
-                await wait_for(drain(self.pgconn), self.pgconn.socket, self._pace, patience)
-                return
-
-    async def _abandon(self, gen: PQGen[Any]) -> None:
-        """Give up a generator and bring the session to rest."""
-        if self._pipeline is not None:
-            # Before the generator is closed: psycopg's ends of pipelines fetch what is queued.
-            self._statements_suspect = True
-            self._pipeline.command_queue.clear()
-            self._pipeline.result_queue.clear()
-        _close_generator(gen)
-        await self.recover()
-
-    def _start_query(self) -> PQGen[None]:
-        # After an interruption nobody knows which prepared statements the server has.
-        if (
-            self._statements_suspect
-            and self._pipeline is None
-            and self.pgconn.transaction_status in {_IDLE, _INTRANS}
-        ):
-            self._statements_suspect = False
-            if self._prepared.clear():
-                yield from self._prepared.maintain_gen(self)
-        yield from super()._start_query()
-
-    async def cancel_safe(self, *, timeout: float = 30.0) -> None:
-        """Ask the server to cancel the statement that runs; over a connection of its own.
-
-        Args:
-            timeout: seconds until `CancellationTimeout`; 0 is for ever.
-
-        Raises:
-            psycopg.errors.CancellationTimeout: the server did not take the request in time.
-            psycopg.OperationalError: it could not be reached.
-        """
-        if not self._should_cancel():
-            return
-        with anyio.move_on_after(timeout or None):
-            if capabilities.has_cancel_safe():
-                await drive_connecting(self._cancel_gen())
-            else:
-                await anyio.to_thread.run_sync(self.cancel, abandon_on_cancel=True)
-            return
-        raise e.CancellationTimeout("cancellation timeout expired")
-
-    async def _try_cancel(self, *, timeout: float = CLEANUP_LIMIT) -> None:
-        # psycopg's cursors call it in cleanup, hence the shield.
-        try:
-            with anyio.CancelScope(shield=True):
-                await self.cancel_safe(timeout=timeout)
-        except Exception as exc:  # noqa: BLE001 - the caller drains, and closes if that fails
-            logger.debug("cancel request for %r failed: %s", self, exc)
-
-
-def _close_generator(gen: PQGen[Any]) -> None:
-    """End a suspended generator; one that waits again in its `finally` is left as it is."""
-    with suppress(Exception):
-        gen.close()

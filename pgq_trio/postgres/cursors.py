@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from psycopg.abc import Params, Query
 
-    from pgq_trio.postgres.connection import Connection
+    from pgq_trio.postgres.interruptible import InterruptibleConnection
 
 __all__ = ["Copy", "Cursor", "ServerCursor"]
 
@@ -38,7 +38,7 @@ class Copy(AsyncCopy):
                     await self.writer.finish(exc)
         finally:
             # Also where a block leaves a COPY TO unread, which psycopg leaves running.
-            await cast("Connection[Any]", self.connection).recover()
+            await cast("InterruptibleConnection[Any]", self.connection).recover()
 
 
 class Cursor(AsyncCursor[Row]):
@@ -77,7 +77,7 @@ class ServerCursor(AsyncServerCursor[Row]):
         """Close the cursor on the server, unless its transaction has failed."""
         if self.closed:
             return
-        connection = cast("Connection[Any]", self._conn)
+        connection = cast("InterruptibleConnection[Any]", self._conn)
         try:
             if not connection.closed:
                 async with connection.held_for_cleanup():

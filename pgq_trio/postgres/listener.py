@@ -6,6 +6,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio.lowlevel
 from psycopg import errors as e, generators, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -54,6 +55,8 @@ class Listener:
         Cancellation: no notification is lost; iterate again to go on.
         """
         connection = self._connection
+        # Here, and not behind it, where a cancellation would lose what was taken.
+        await anyio.lowlevel.checkpoint()
         while not self._received:
             if connection.closed:
                 raise e.OperationalError("the connection of the listener is lost")

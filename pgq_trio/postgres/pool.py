@@ -165,9 +165,9 @@ class ConnectionPool(Generic[Row]):
         Raises:
             psycopg.OperationalError: no retry mends it, or `reconnect_timeout` seconds are over.
         """
-        while self._size < self.min_size:
+        for _ in range(self.min_size):
             self._size += 1
-            self._check_in(await self._open_slot(reconnect_timeout))
+            self._idle.append(await self._open_slot(reconnect_timeout))
 
     def close(self) -> None:
         """Close idle connections now and lent ones when they return; requests get `PoolClosed`."""

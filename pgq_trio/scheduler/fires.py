@@ -22,10 +22,6 @@ from pgq_trio.scheduler.timetable import STALE_AFTER, Due
 #: A claim cannot be abandoned half way: the server may have committed it. Its shield ends here.
 _CLAIM_LIMIT = 10.0
 
-#: Claims under way at once: enough to hide the round trips when many schedules share a minute,
-#: few enough to leave the pool's connections to the queue.
-_PARALLEL_CLAIMS = 4
-
 
 class Fires:
     """Runs fires; every one in a task of its own, which never ends with a handler's error."""
@@ -44,7 +40,6 @@ class Fires:
         self._leases = leases
         self._emit = emit
         self._failures = failures
-        self._claims = anyio.Semaphore(_PARALLEL_CLAIMS)
 
     async def claim(self, due: Due) -> Schedule | None:
         """Take one fire; None when another worker was first.
@@ -54,11 +49,10 @@ class Fires:
         Raises:
             StoreError: the store refused, or gave no answer in time (`ConnectionLost`).
         """
-        async with self._claims:
-            with anyio.move_on_after(_CLAIM_LIMIT, shield=True):
-                return await self._store.claim(
-                    due.row, next_run=due.decision.next_run, heartbeat_timeout=STALE_AFTER
-                )
+        with anyio.move_on_after(_CLAIM_LIMIT, shield=True):
+            return await self._store.claim(
+                due.row, next_run=due.decision.next_run, heartbeat_timeout=STALE_AFTER
+            )
         raise ConnectionLost(f"the claim of a schedule got no answer within {_CLAIM_LIMIT:g} s")
 
     async def run(self, entry: ScheduleEntry, row: Schedule, decision: Fire | Skip) -> bool:

@@ -13,6 +13,7 @@ from anyio.abc import TaskStatus
 
 from pgq_trio.abc import ScheduleStore
 from pgq_trio.concurrency.backoff import Backoff
+from pgq_trio.concurrency.wakeup import Wakeup
 from pgq_trio.errors import StoreError
 from pgq_trio.models import Schedule
 from pgq_trio.scheduler.health import StoreHealth, logger
@@ -44,23 +45,28 @@ class Leases:
         self._store = store
         self._health = health
         self._leases: list[Lease] = []
+        self._added = Wakeup()
 
     @contextmanager
     def hold(self, row: Schedule) -> Generator[Lease, None, None]:
         """Keep the lease on a claimed row alive while the block runs."""
         lease = Lease(row)
         self._leases.append(lease)
+        self._added.set()
         try:
             yield lease
         finally:
             self._leases.remove(lease)
 
-    async def beat(self, *, task_status: TaskStatus[None]) -> None:
-        """Send heartbeats until cancelled; nothing while there is no lease."""
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Send heartbeats until cancelled; it sleeps while there is no lease."""
         task_status.started()
         interval = STALE_AFTER / _BEATS
         backoff = Backoff(maximum=1.0)
         while True:
+            self._added.clear()
+            if not self._leases:
+                await self._added.wait()
             await anyio.sleep(interval)
             while self._leases:
                 try:

@@ -32,6 +32,10 @@ from pgq_trio.scheduler.timetable import Due, Timetable
 #: the clocks of two hosts drift apart by some ms in that time.
 IDLE_LOOK = 60.0
 
+#: Claims under way at once: enough to hide the round trips when many schedules share a minute,
+#: few enough to leave the pool's connections to the queue.
+_PARALLEL_CLAIMS = 4
+
 
 class Scheduler:
     """One run of the schedules of an application; make a new one for each run.
@@ -60,6 +64,7 @@ class Scheduler:
             emit=emit,
             failures=self.failures,
         )
+        self._claims = anyio.Semaphore(_PARALLEL_CLAIMS)
         self._wakeup = Wakeup()
         self._stopped = False
         self._backoffs = {"look": Backoff(), "claim": Backoff()}
@@ -90,7 +95,7 @@ class Scheduler:
             entry.executor.limiter = threads
         try:
             async with open_service_group() as services:
-                await services.start(self._leases.beat, name="schedule heartbeat")
+                await services.start(self._leases.run, name="schedule heartbeat")
                 async with anyio.create_task_group() as fires:
                     await self._prepare()
                     task_status.started()
@@ -154,8 +159,8 @@ class Scheduler:
 
     async def _fire(self, due: Due) -> None:
         try:
-            await anyio.lowlevel.checkpoint()  # cancelled here, nothing is claimed
-            row = None if self._stopped else await self._fires.claim(due)
+            async with self._claims:  # cancelled while waiting, nothing is claimed
+                row = None if self._stopped else await self._fires.claim(due)
         except StoreError as exc:
             self._failed("claim", exc)
             await anyio.lowlevel.checkpoint()

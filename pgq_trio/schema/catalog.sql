@@ -49,9 +49,12 @@ UNION ALL
 SELECT 'index', i.relname,
     CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END
     || CASE WHEN x.indisvalid THEN '' ELSE 'INVALID ' END
-    || replace(
-        substring(pg_get_indexdef(x.indexrelid) FROM '.*( USING btree .*)$'),
-        '::' || coalesce(status_type::text, ''), '::{status}')
+    -- Greedy, and after the type is out of the way: names may hold anything.
+    || substring(
+        replace(
+            pg_get_indexdef(x.indexrelid), '::' || coalesce(status_type::text, ''), '::{status}'
+        )
+        FROM '.*( USING btree .*)$')
 FROM wanted
 CROSS JOIN relation
 JOIN pg_catalog.pg_index x ON x.indrelid = relation.oid

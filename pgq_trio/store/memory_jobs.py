@@ -15,6 +15,7 @@ from pgq_trio.model.enqueue import NewJob
 from pgq_trio.model.outcomes import Claim, Finished
 from pgq_trio.model.wire import cancellation_events
 from pgq_trio.models import Job, Log, QueueStatistics
+from pgq_trio.store.batches import Merged, merge_by_key
 from pgq_trio.store.memory_rows import Row
 from pgq_trio.store.memory_state import MemoryState
 from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId
@@ -44,15 +45,16 @@ class MemoryJobs(JobStore):
         await checkpoint()
         if not jobs:
             return []
+        merged = merge_by_key(jobs) if on_conflict == "update_priority" else Merged.unchanged(jobs)
         now = self._state.now()
-        times = [_due(job, now) for job in jobs]
+        times = [_due(job, now) for job in merged.jobs]
         keys = [job.dedupe_key for job in jobs if job.dedupe_key is not None]
         if on_conflict == "raise" and (
             len(set(keys)) < len(keys) or any(self._table.key_owner(key) for key in keys)
         ):
             raise DuplicateJobError([job.dedupe_key for job in jobs])
         ids: list[JobId | None] = []
-        for job, execute_after in zip(jobs, times, strict=True):
+        for job, execute_after in zip(merged.jobs, times, strict=True):
             owner = self._table.key_owner(job.dedupe_key)
             if owner is None:
                 ids.append(self._insert(job, execute_after, now))
@@ -62,7 +64,7 @@ class MemoryJobs(JobStore):
                 self._table.raise_priority(owner, job.priority)
                 ids.append(owner.id)
         self._state.wake("insert", now)
-        return ids
+        return merged.spread(ids)
 
     def _insert(self, job: NewJob, execute_after: datetime, now: datetime) -> JobId:
         self._last_id += 1

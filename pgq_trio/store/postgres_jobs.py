@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
+from anyio.lowlevel import checkpoint
+
 from pgq_trio.abc import Claimed, ClaimRequest, JobStore
 from pgq_trio.errors import DuplicateJobError
 from pgq_trio.model.enqueue import NewJob
@@ -23,8 +25,12 @@ from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId
 
 __all__ = ["PostgresJobs"]
 
-#: How often a claim is repeated that lost a race for a slot. Each time somebody else won it.
-_SLOT_RACES = 5
+#: How often a statement is repeated that lost a race for a slot or a key. Each time somebody else
+#: won it.
+_RACES = 5
+
+#: Of one statement; claim.sql says why it is bounded. A larger batch gets this many.
+_MAX_CLAIM = 10_000
 
 _ENQUEUE: dict[OnConflict, str] = {
     "raise": "enqueue",
@@ -47,6 +53,10 @@ class PostgresJobs(JobStore):
     async def enqueue(
         self, jobs: Sequence[NewJob], *, on_conflict: OnConflict
     ) -> list[JobId | None]:
+        if not jobs:
+            # Not even an empty INSERT: it would wake every worker.
+            await checkpoint()
+            return []
         merged = merge_by_key(jobs) if on_conflict == "update_priority" else Merged.unchanged(jobs)
         statement = self._statements[_ENQUEUE[on_conflict]]
         batches = [[*_columns(chunk), self._log_all] for chunk in chunks(merged.jobs)]
@@ -69,7 +79,7 @@ class PostgresJobs(JobStore):
         params: list[object] = [
             request.queue_manager_id,
             list(limits),
-            request.batch_size,
+            min(request.batch_size, _MAX_CLAIM),
             request.heartbeat_timeout,
             self._log_all,
         ]
@@ -77,7 +87,7 @@ class PostgresJobs(JobStore):
             return _claimed(await self._sql.fetch(self._statements["claim"], params), request)
         statement = self._statements["claim_limited"]
         params += [list(limits.values()), request.limited_batch_size]
-        for _ in range(_SLOT_RACES):
+        for _ in range(_RACES):
             try:
                 return _claimed(await self._sql.fetch(statement, params), request)
             except ConstraintViolated as exc:
@@ -129,13 +139,14 @@ class PostgresJobs(JobStore):
 
     async def requeue(self, ids: Collection[JobId]) -> set[JobId]:
         params = [list(ids), self._log_all]
-        while True:
+        for _ in range(_RACES):
             try:
                 return _ids(await self._sql.fetch(self._statements["requeue"], params))
             except ConstraintViolated as exc:
-                # A key was taken in between; the next snapshot shows by whom.
+                # A key was taken in between; the next snapshot shows it.
                 if exc.constraint != self._dedupe_index:
                     raise
+        return _ids(await self._sql.fetch(self._statements["requeue"], params))
 
     async def clear(self, entrypoints: Collection[str] | None) -> int:
         return await self._count("clear", entrypoints)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
+from weakref import WeakSet
 
 import anyio
 import psycopg
@@ -25,6 +26,8 @@ from pgq_trio.store.postgres_errors import translate
 
 __all__ = ["ConnectionSql", "PoolSql"]
 
+_JIT_OFF = b"SELECT pg_catalog.set_config('jit', 'off', false)"
+
 #: How long the end of a shielded cleanup may take, in seconds.
 _CLEANUP_LIMIT = 5.0
 
@@ -33,6 +36,15 @@ async def _fetch(connection: Connection[Any], statement: str, params: Sequence[P
     cursor = AsyncRawCursor(connection, row_factory=tuple_row)
     await cursor.execute(statement.encode(), encode(params), prepare=True, binary=True)
     return await cursor.fetchall() if cursor.description else []
+
+
+async def _tune(connection: Connection[Any]) -> None:
+    """Keep the session from compiling statements (JIT).
+
+    What decides on it is an estimated cost; a claim that is overestimated, as happens while the
+    statistics lag behind, would be compiled for 0.8 s and run for 2 ms.
+    """
+    await connection.execute(_JIT_OFF, prepare=False)
 
 
 class _Session(SqlSession):
@@ -80,19 +92,16 @@ class _PsycopgSql(SqlConnection, ABC):
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncGenerator[AsyncIterator[str]]:
-        try:
-            if self._listen_dsn is None:
-                async with self._lent() as connection:
-                    # Kept: after an outage there may be no connection to ask.
-                    self._listen_dsn = _conninfo(connection)
-            listening = listen(self._listen_dsn, channel)
-            listener = await listening.__aenter__()
-        except psycopg.Error as exc:
-            raise translate(exc) from exc
-        try:
-            yield _payloads(listener)
-        finally:
-            await listening.__aexit__(None, None, None)
+        async with AsyncExitStack() as stack:
+            try:
+                if self._listen_dsn is None:
+                    async with self._lent() as connection:
+                        # Kept: after an outage there may be no connection to ask.
+                        self._listen_dsn = _conninfo(connection)
+                listener = await stack.enter_async_context(listen(self._listen_dsn, channel))
+            except psycopg.Error as exc:
+                raise translate(exc) from exc
+            yield _Payloads(listener)
 
 
 def _conninfo(connection: Connection[Any]) -> str:
@@ -101,12 +110,17 @@ def _conninfo(connection: Connection[Any]) -> str:
     return make_conninfo(info.dsn, **({"password": info.password} if info.password else {}))
 
 
-async def _payloads(listener: Listener) -> AsyncIterator[str]:
-    try:
-        async for notification in listener:
-            yield notification.payload
-    except psycopg.Error as exc:
-        raise ListenerLost(str(exc)) from exc
+class _Payloads(AsyncIterator[str]):
+    """What a listener receives. Not a generator: nobody would close it."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def __anext__(self) -> str:
+        try:
+            return (await self._listener.__anext__()).payload
+        except psycopg.Error as exc:
+            raise ListenerLost(str(exc)) from exc
 
 
 class ConnectionSql(_PsycopgSql):
@@ -118,12 +132,16 @@ class ConnectionSql(_PsycopgSql):
     def __init__(self, connection: Connection[Any], *, listen_dsn: str | None = None) -> None:
         super().__init__(listen_dsn)
         self._connection = connection
+        self._is_tuned = False
         self._turn = anyio.Lock(fast_acquire=True)
 
     @asynccontextmanager
     async def _lent(self) -> AsyncGenerator[Connection[Any]]:
         # psycopg has a lock around each statement; a transaction block needs one around itself.
         async with self._turn:
+            if not self._is_tuned and self._connection.autocommit:
+                await _tune(self._connection)
+                self._is_tuned = True
             yield self._connection
 
 
@@ -133,11 +151,15 @@ class PoolSql(_PsycopgSql):
     def __init__(self, pool: ConnectionPool[Any], *, listen_dsn: str | None = None) -> None:
         super().__init__(listen_dsn)
         self._pool = pool
+        self._tuned: WeakSet[Connection[Any]] = WeakSet()
 
     @asynccontextmanager
     async def _lent(self) -> AsyncGenerator[Connection[Any]]:
         async with self._pool.connection() as connection:
             if connection.autocommit:
+                if connection not in self._tuned:
+                    await _tune(connection)
+                    self._tuned.add(connection)
                 yield connection
                 return
             # BEGIN and COMMIT would make three round trips of one. No traffic: it is a flag.

@@ -141,8 +141,7 @@ class Dispatcher:
                     if lease.cancelled:  # while it waited
                         self._never_started(lease)
                         continue
-                    await self._run(lease)
-                    if anyio.current_time() - self._last_pause > MAX_BUSY_TIME:
+                    if await self._run(lease) - self._last_pause > MAX_BUSY_TIME:
                         await anyio.lowlevel.checkpoint()
                         self._last_pause = anyio.current_time()
                 if not _unchanged(pristine):
@@ -164,7 +163,8 @@ class Dispatcher:
             self._interrupted(lease)
         self._say_if_quiet()
 
-    async def _run(self, lease: Lease) -> None:
+    async def _run(self, lease: Lease) -> float:
+        """Run one job to its end and return the time."""
         job = lease.job
         executor = self._executors[job.entrypoint]
         timeout = executor.parameters.timeout_seconds
@@ -184,7 +184,8 @@ class Dispatcher:
                 lease.context = context
                 error = await _execute(executor, job, context)
             # From here to the outcome there is no checkpoint: what is done is done.
-            if scope.cancel_called and lease.reason is None and _is_over(deadline):
+            now = anyio.current_time()
+            if lease.reason is None and deadline is not None and deadline <= now:
                 lease.reason = CancelReason.timeout
         except BaseException:
             # Cancelled from outside, or the program is going down: no outcome of the job.
@@ -192,9 +193,8 @@ class Dispatcher:
             self._interrupted(lease)
             raise
         else:
-            self._ended(
-                lease, executor, error, anyio.current_time() - began, scope.cancelled_caught
-            )
+            self._ended(lease, executor, error, now - began, cancelled=scope.cancelled_caught)
+            return now
         finally:
             self._running -= 1
             self.on_room()
@@ -206,6 +206,7 @@ class Dispatcher:
         executor: AbstractEntrypointExecutor,
         error: Exception | None,
         seconds: float,
+        *,
         cancelled: bool,
     ) -> None:
         outcome, error = outcome_of(lease, executor.parameters, error, cancelled=cancelled)
@@ -244,14 +245,14 @@ async def _execute(
         await executor.execute(job, context)
     except Exception as exc:  # noqa: BLE001 - a handler may raise anything
         return exc
-    except anyio.get_cancelled_exc_class() as exc:
+    except anyio.get_cancelled_exc_class() as exc:  # noqa: ASYNC103 - see below
         if anyio.current_effective_deadline() == -math.inf:
             raise
         # On asyncio, awaiting a future that somebody cancelled raises this in a task that nobody
         # cancelled: an error of the handler like any other.
         stray = RuntimeError("the handler awaited something that had been cancelled")
         stray.__cause__ = exc
-        return stray
+        return stray  # noqa: ASYNC104 - nobody cancelled this task
     return None
 
 
@@ -260,10 +261,6 @@ def _log_failure(lease: Lease, kind: str, error: Exception) -> None:
     logger.log(
         level, "Job %s of %r ended: %s", lease.job.id, lease.job.entrypoint, kind, exc_info=error
     )
-
-
-def _is_over(deadline: float | None) -> bool:
-    return deadline is not None and anyio.current_time() >= deadline
 
 
 def _unchanged(pristine: ContextVars) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Optional, Union
 from unittest.mock import AsyncMock
 
+import anyio
 import pytest
 
 from pgq_trio import models
@@ -26,6 +29,9 @@ if TYPE_CHECKING:  # a linter that moves imports here must not cost a handler it
     from pgq_trio.models import Context as Context2
 
 
+ITSELF = "ITSELF"
+
+
 async def plain(job: Job) -> None: ...
 async def annotated(job: Job, ctx: Context) -> None: ...
 async def renamed(job: Job, ctx: Ctx) -> None: ...
@@ -36,6 +42,8 @@ async def union(job: Job, ctx: Union[int, Context]) -> None: ...  # noqa: UP007
 async def with_metadata(job: Job, ctx: Annotated[Context, "resources"]) -> None: ...
 async def metadata_only(job: Job, ctx: Annotated[int, Context]) -> None: ...
 async def quoted_inside(job: Job, ctx: Optional["Context"] = None) -> None: ...  # noqa: UP037, UP045
+async def quoted(job: Job, ctx: "Context") -> None: ...  # noqa: UP037
+async def itself(job: Job, ctx: ITSELF) -> None: ...  # type: ignore[valid-type]
 async def beside_unknown(job: Something, ctx: Ctx) -> None: ...
 async def keyword_only(job: Job, *, ctx: Context) -> None: ...
 async def other_context(job: Job, ctx: ScheduleContext) -> None: ...
@@ -93,6 +101,7 @@ async def in_async_clothes(*args: object) -> None: ...
         union,
         with_metadata,
         quoted_inside,
+        quoted,
         beside_unknown,
         sync,
         Handlers().method,
@@ -120,6 +129,7 @@ def test_a_parameter_annotated_with_the_context_wants_it(func: object) -> None:
         callback,
         unresolved_callback,
         broken,
+        itself,
         Handlers().sync_method,
         SyncCallable(),
         functools.partial(optional, ctx=None),
@@ -185,8 +195,13 @@ def test_whether_calling_it_gives_something_to_await(func: object, *, expected: 
     assert is_async_callable(func) is expected
 
 
-async def async_generator(job: Job) -> AsyncIterator[int]:
+@asynccontextmanager
+async def managed(job: Job) -> AsyncIterator[int]:
+    await anyio.lowlevel.checkpoint()
     yield 1
+
+
+ASYNC_GENERATOR = inspect.unwrap(managed)
 
 
 def generator(job: Job) -> Iterator[int]:
@@ -198,7 +213,7 @@ def generator(job: Job) -> Iterator[int]:
     [
         (None, "must be callable, got None"),
         ("work", "must be callable"),
-        (async_generator, "async_generator is an async generator function"),
+        (ASYNC_GENERATOR, "managed is an async generator function"),
         (functools.partial(generator), "generator is a generator function"),
     ],
 )

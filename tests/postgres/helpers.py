@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from psycopg import pq
@@ -23,6 +23,11 @@ async def scalar(connection: Connection[Any], query: str, *params: object) -> An
     row = await cursor.fetchone()
     assert row is not None
     return row[0]
+
+
+def rows_of(connection: Connection[Any], query: str) -> AsyncGenerator[Any]:
+    """A `stream`, which psycopg declares as a mere iterator, for `aclosing`."""
+    return cast("AsyncGenerator[Any]", connection.cursor().stream(query.encode()))
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

@@ -48,8 +48,6 @@ class Counted:
                 proceed = self._coroutine.throw
 
 
-
-
 async def run_cancelled_at(
     operation: Callable[[], Coroutine[Any, Any, None]], step: int, moment: Moment
 ) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgq_trio.postgres import Connection, connect, listen, open_pool
-from tests.postgres.helpers import TransactionStatus, assert_usable, open_sockets, scalar
+from tests.postgres.helpers import TransactionStatus, assert_usable, open_sockets, rows_of, scalar
 from tests.postgres.steps import Moment, cancel_everywhere
 
 pytestmark = pytest.mark.anyio
@@ -80,7 +80,7 @@ async def executemany(connection: Connection[Any]) -> None:
 
 
 async def stream(connection: Connection[Any]) -> None:
-    async with aclosing(connection.cursor().stream("SELECT generate_series(1, 3000)")) as rows:
+    async with aclosing(rows_of(connection, "SELECT generate_series(1, 3000)")) as rows:
         async for _ in rows:
             pass
 

@@ -16,6 +16,7 @@ from tests.postgres.helpers import (
     SOON,
     TransactionStatus,
     assert_usable,
+    rows_of,
     scalar,
     state_of,
     until_waiting_in,
@@ -236,8 +237,7 @@ async def test_copy_out_that_sleeps(dsn: str) -> None:
 
 async def test_stream(dsn: str) -> None:
     async def body(connection: Connection[Any]) -> None:
-        stream = connection.cursor().stream("SELECT pg_sleep(60)")
-        async with aclosing(stream) as rows:
+        async with aclosing(rows_of(connection, "SELECT pg_sleep(60)")) as rows:
             async for _ in rows:
                 pass
 
@@ -248,8 +248,8 @@ async def test_stream(dsn: str) -> None:
 async def test_stream_cancelled_between_rows(dsn: str) -> None:
     async with usable_afterwards(dsn) as connection:
         with anyio.CancelScope() as scope:
-            stream = connection.cursor().stream("SELECT generate_series(1, 10000000)")
-            async with aclosing(stream) as rows:
+            query = "SELECT generate_series(1, 10000000)"
+            async with aclosing(rows_of(connection, query)) as rows:
                 async for _ in rows:
                     scope.cancel()
                     await anyio.sleep_forever()
@@ -304,23 +304,26 @@ async def test_tasks_that_wait_for_the_connection_get_it(dsn: str) -> None:
     async def ask(connection: Connection[Any]) -> None:
         results.append(await scalar(connection, "SELECT 1"))
 
-    async with usable_afterwards(dsn, autocommit=True) as connection:
-        async with anyio.create_task_group() as group:
-            with anyio.move_on_after(0.05):
-                group.start_soon(ask, connection)
-                await anyio.wait_all_tasks_blocked()
-                async with anyio.create_task_group() as sleepers:
-                    sleepers.start_soon(connection.execute, "SELECT pg_sleep(60)")
-                    sleepers.start_soon(ask, connection)
-            group.start_soon(ask, connection)
-    assert len(results) >= 2
+    async with (
+        usable_afterwards(dsn, autocommit=True) as connection,
+        await connect(dsn, autocommit=True) as observer,
+        anyio.create_task_group() as group,
+        anyio.create_task_group() as sleepers,
+    ):
+        sleepers.start_soon(connection.execute, "SELECT pg_sleep(60)")
+        await until_waiting_in(observer, connection.info.backend_pid, "PgSleep")
+        sleepers.start_soon(ask, connection)
+        group.start_soon(ask, connection)
+        await anyio.wait_all_tasks_blocked()
+        sleepers.cancel_scope.cancel()
+    assert results == [1]
 
 
 async def test_a_server_that_does_not_cancel(
     dsn: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stays unanswered for too long ends with a closed connection, not with a hang."""
-    monkeypatch.setattr("pgq_trio.postgres.connection.CLEANUP_LIMIT", 0.3)
+    monkeypatch.setattr("pgq_trio.postgres.interruptible.CLEANUP_LIMIT", 0.3)
 
     stubborn = """
         DO $$ BEGIN
@@ -345,17 +348,19 @@ async def test_a_server_that_does_not_cancel(
 
 
 async def test_cancel_safe(dsn: str) -> None:
-    async with usable_afterwards(dsn, autocommit=True) as connection:
-        async with await connect(dsn, autocommit=True) as observer:
+    async with (
+        usable_afterwards(dsn, autocommit=True) as connection,
+        await connect(dsn, autocommit=True) as observer,
+    ):
 
-            async def sleep() -> None:
-                with pytest.raises(psycopg.errors.QueryCanceled):
-                    await connection.execute("SELECT pg_sleep(60)")
+        async def sleep() -> None:
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                await connection.execute("SELECT pg_sleep(60)")
 
-            async with anyio.create_task_group() as group:
-                group.start_soon(sleep)
-                await until_waiting_in(observer, connection.info.backend_pid, "PgSleep")
-                await connection.cancel_safe(timeout=SOON)
+        async with anyio.create_task_group() as group:
+            group.start_soon(sleep)
+            await until_waiting_in(observer, connection.info.backend_pid, "PgSleep")
+            await connection.cancel_safe(timeout=SOON)
 
 
 async def test_cancelled_rollback_in_a_block_that_failed(dsn: str) -> None:

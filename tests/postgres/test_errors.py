@@ -21,7 +21,7 @@ from pgq_trio.postgres.errors import (
 REFUSED = f'connection failed: connection to server at "::1", port 5432 failed: {os.strerror(111)}'
 STARTING = "connection failed: FATAL:  the database system is starting up"
 CLIENTS = "connection failed: FATAL:  sorry, too many clients already"
-PASSWORD = 'connection failed: FATAL:  password authentication failed for user "x"'
+REFUSED_LOGIN = 'connection failed: FATAL:  password authentication failed for user "x"'
 
 
 def unresolved(number: int) -> psycopg.OperationalError:
@@ -87,7 +87,7 @@ def test_retryable(error: psycopg.Error) -> None:
         e.UniqueViolation(),
         e.QueryCanceled(),
         e.UndefinedTable(),
-        psycopg.OperationalError(PASSWORD),
+        psycopg.OperationalError(REFUSED_LOGIN),
         unresolved(socket.EAI_NONAME),
         ValueError("x"),
     ],
@@ -118,7 +118,7 @@ def test_retryable_connect(error: psycopg.Error) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        psycopg.OperationalError(PASSWORD),
+        psycopg.OperationalError(REFUSED_LOGIN),
         psycopg.OperationalError("something unheard of"),
         unresolved(socket.EAI_NONAME),
         e.InvalidPassword(),
@@ -152,9 +152,9 @@ async def test_missing_object(dsn: str, query: str) -> None:
 
 @pytest.mark.anyio
 async def test_refusals_of_a_real_server(dsn: str) -> None:
-    for parameters in ({"dbname": "no_such_database"}, {"user": "no_such_role"}):
+    for parameters in ("dbname=no_such_database", "user=no_such_role"):
         with pytest.raises(psycopg.OperationalError) as caught:
-            await connect(dsn, **parameters)
+            await connect(f"{dsn} {parameters}")
         assert not is_retryable_connect(caught.value)
         assert not is_retryable(caught.value)
 

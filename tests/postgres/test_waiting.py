@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Generator, Iterator
+from typing import cast
 
 import anyio
 import psycopg
@@ -206,7 +207,7 @@ async def test_a_connecting_generator_is_closed(pair: tuple[socket.socket, socke
 
 async def test_a_generator_that_asks_for_nothing(pair: tuple[socket.socket, socket.socket]) -> None:
     def wrong() -> Generator[tuple[int, Wait], Ready | int, int]:
-        yield pair[0].fileno(), Wait(0)
+        yield pair[0].fileno(), cast("Wait", 0)
         return 0
 
     with pytest.raises(psycopg.InternalError):

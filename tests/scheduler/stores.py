@@ -10,7 +10,10 @@ from typing import TypeVar
 import anyio
 
 from pgq_trio.abc import NewSchedule, ScheduleStore, Snapshot
+from pgq_trio.model.events import Event
 from pgq_trio.models import Schedule
+from pgq_trio.scheduler.loop import Scheduler
+from pgq_trio.scheduler.registry import ScheduleRegistry
 
 T = TypeVar("T")
 
@@ -23,6 +26,7 @@ class WatchedStore(ScheduleStore):
         faults: by operation, what its next calls raise instead of doing anything; None: nothing.
         lost_replies: as `faults`, but the operation takes effect before it raises.
         before: called with the operation's name at the start of each call.
+        after: called with the operation's name once it has taken effect.
     """
 
     def __init__(self, store: ScheduleStore) -> None:
@@ -31,12 +35,15 @@ class WatchedStore(ScheduleStore):
         self.faults: defaultdict[str, list[Exception | None]] = defaultdict(list)
         self.lost_replies: defaultdict[str, list[Exception | None]] = defaultdict(list)
         self.before: Callable[[str], None] = lambda _: None
+        self.after: Callable[[str], None] = lambda _: None
 
     async def _do(self, operation: str, function: Callable[[], Awaitable[T]]) -> T:
         self.calls[operation] += 1
         self.before(operation)
         _raise_next(self.faults[operation])
         result = await function()
+        self.after(operation)
+        await anyio.lowlevel.checkpoint()  # the reply is on its way
         _raise_next(self.lost_replies[operation])
         return result
 
@@ -114,14 +121,25 @@ class Log:
         self._changed.set()
         self._changed = anyio.Event()
 
-    async def until(self, count: int) -> list[datetime]:
+    async def until(self, count: int) -> None:
         """Wait until there are so many entries."""
+        await anyio.lowlevel.checkpoint()
         while len(self.entries) < count:
             await self._changed.wait()
-        return self.entries
 
 
 def unique(entries: Iterable[datetime]) -> bool:
     """Whether nothing is in there twice."""
     listed = list(entries)
     return len(listed) == len(set(listed))
+
+
+def scheduler(
+    store: ScheduleStore,
+    registry: ScheduleRegistry,
+    *,
+    emit: Callable[[Event], None] = lambda _: None,
+    **resources: object,
+) -> Scheduler:
+    """Return a scheduler whose container holds these resources."""
+    return Scheduler(store, registry, resources=resources, emit=emit)

@@ -10,7 +10,11 @@ import trio.testing
 
 from pgq_trio.abc import ScheduleStore
 from pgq_trio.db import InMemoryDriver
+from pgq_trio.model.events import Event
+from pgq_trio.scheduler.loop import Scheduler
+from pgq_trio.scheduler.registry import ScheduleRegistry
 from pgq_trio.settings import Settings
+from tests.scheduler.stores import WatchedStore
 
 #: A moment that is no fire time of any expression the tests use.
 BEGIN = datetime(2025, 3, 1, 0, 0, 30, 250_000, tzinfo=UTC)
@@ -36,3 +40,13 @@ def run(scenario: Callable[[World], Awaitable[None]]) -> None:
 
     clock = trio.testing.MockClock(autojump_threshold=0)
     trio.run(main, clock=clock)
+
+
+def make(
+    world: World | WatchedStore,
+    registry: ScheduleRegistry,
+    emit: Callable[[Event], None] = lambda _: None,
+) -> Scheduler:
+    """Return a scheduler on a world's store, or on the store around it."""
+    store = world.store if isinstance(world, World) else world
+    return Scheduler(store, registry, resources={}, emit=emit)

@@ -33,7 +33,7 @@ WITH entry AS MATERIALIZED (
             WHERE e.seats > 0
               AND q.entrypoint = e.name AND q.status = 'picked' AND q.slot IS NOT NULL
         ) AS taken
-    FROM unnest($2::text[], $6::bigint[]) AS e(name, seats)
+    FROM unnest((SELECT $2::text[]), (SELECT $6::bigint[])) AS e(name, seats)
 ),
 free AS MATERIALIZED (
     -- Among the first taken + batch seats at least a batch of them is free, if there are so many.
@@ -61,84 +61,88 @@ fresh_unlimited AS (
     SELECT job.id, job.priority
     FROM entry
     CROSS JOIN LATERAL (
-        SELECT q.id, q.priority
-        FROM {queue_table} q
-        WHERE NOT entry.by_time
-          AND entry.seats = 0
-          AND q.entrypoint = entry.name
-          AND q.status = 'queued'
-          AND q.execute_after + interval '0' < now()
-        ORDER BY q.priority DESC, q.id
-        LIMIT $3::int
-        FOR UPDATE SKIP LOCKED
+        SELECT walked.id, walked.priority
+        FROM (
+            SELECT q.id, q.priority
+            FROM {queue_table} q
+            WHERE NOT entry.by_time
+              AND entry.seats = 0
+              AND q.entrypoint = entry.name
+              AND q.status = 'queued'
+              AND q.execute_after + interval '0' < now()
+            ORDER BY q.priority DESC, q.id
+            LIMIT (SELECT $3::int)
+            FOR UPDATE SKIP LOCKED
+        ) walked
+        LIMIT 10000
     ) job
     UNION ALL
     SELECT job.id, job.priority
     FROM entry
     CROSS JOIN LATERAL (
-        SELECT due.id, due.priority
-        FROM (
-            SELECT early.id, early.priority
+        SELECT q.id, q.priority
+        FROM {queue_table} q
+        WHERE q.id = ANY(ARRAY(
+            SELECT early.id
             FROM (
-                SELECT q.id, q.priority
-                FROM {queue_table} q
+                SELECT d.id, d.priority
+                FROM {queue_table} d
                 WHERE entry.by_time
                   AND entry.seats = 0
-                  AND q.entrypoint = entry.name
-                  AND q.status = 'queued'
-                  AND q.execute_after < now()
-                ORDER BY q.execute_after
+                  AND d.entrypoint = entry.name
+                  AND d.status = 'queued'
+                  AND d.execute_after < now()
+                ORDER BY d.execute_after
                 LIMIT 20000
             ) early
             ORDER BY early.priority DESC, early.id
-        ) due
-        CROSS JOIN LATERAL (
-            SELECT FROM {queue_table} q
-            WHERE q.id = due.id AND q.status = 'queued'
-            FOR UPDATE SKIP LOCKED
-        ) locked
-        ORDER BY due.priority DESC, due.id
-        LIMIT $3::int
+            LIMIT (SELECT 3 * $3::int + 100)
+        ))
+          AND q.status = 'queued'
+        ORDER BY q.priority DESC, q.id
+        LIMIT (SELECT $3::int)
+        FOR UPDATE SKIP LOCKED
     ) job
 ),
 fresh_limited AS (
     SELECT job.id, job.priority, room.name
     FROM room
     CROSS JOIN LATERAL (
-        SELECT in_window.id, in_window.priority
-        FROM (
-            SELECT q.id, q.priority
-            FROM {queue_table} q
-            WHERE NOT room.by_time
-              AND q.entrypoint = room.name
-              AND q.status = 'queued'
-              AND q.execute_after + interval '0' < now()
-            ORDER BY q.priority DESC, q.id
-            LIMIT room.seats
-        ) in_window
-        UNION ALL
-        SELECT in_window.id, in_window.priority
-        FROM (
-            SELECT early.id, early.priority
+        SELECT q.id, q.priority
+        FROM {queue_table} q
+        WHERE q.id = ANY(ARRAY(
+            SELECT walked.id
             FROM (
-                SELECT q.id, q.priority
-                FROM {queue_table} q
-                WHERE room.by_time
-                  AND q.entrypoint = room.name
-                  AND q.status = 'queued'
-                  AND q.execute_after < now()
-                ORDER BY q.execute_after
-                LIMIT 20000
-            ) early
-            ORDER BY early.priority DESC, early.id
-            LIMIT room.seats
-        ) in_window
-    ) job
-    CROSS JOIN LATERAL (
-        SELECT FROM {queue_table} q
-        WHERE q.id = job.id AND q.status = 'queued'
+                SELECT d.id
+                FROM {queue_table} d
+                WHERE NOT room.by_time
+                  AND d.entrypoint = room.name
+                  AND d.status = 'queued'
+                  AND d.execute_after + interval '0' < now()
+                ORDER BY d.priority DESC, d.id
+                LIMIT room.seats
+            ) walked
+            UNION ALL
+            SELECT sorted.id
+            FROM (
+                SELECT early.id
+                FROM (
+                    SELECT d.id, d.priority
+                    FROM {queue_table} d
+                    WHERE room.by_time
+                      AND d.entrypoint = room.name
+                      AND d.status = 'queued'
+                      AND d.execute_after < now()
+                    ORDER BY d.execute_after
+                    LIMIT 20000
+                ) early
+                ORDER BY early.priority DESC, early.id
+                LIMIT room.seats
+            ) sorted
+        ))
+          AND q.status = 'queued'
         FOR UPDATE SKIP LOCKED
-    ) locked
+    ) job
 ),
 stale AS (
     -- A rescue needs no free seat: it keeps the one its row has.
@@ -146,7 +150,7 @@ stale AS (
     FROM {queue_table} q
     WHERE q.status = 'picked'
       AND q.heartbeat < now() - make_interval(secs => $4::float8)
-      AND q.entrypoint = ANY($2::text[])
+      AND q.entrypoint = ANY((SELECT $2::text[])::text[])
     ORDER BY q.priority DESC, q.id
     FOR UPDATE SKIP LOCKED
 ),
@@ -167,11 +171,11 @@ chosen AS MATERIALIZED (
             FROM stale
             JOIN entry ON entry.name = stale.entrypoint AND entry.seats > 0
             ORDER BY priority DESC, id
-            LIMIT $7::int
+            LIMIT (SELECT $7::int)
         ) limited
     ) candidate
     ORDER BY priority DESC, id
-    LIMIT $3::int
+    LIMIT (SELECT $3::int)
 ),
 seated AS MATERIALIZED (
     SELECT ranked.id, free.slot

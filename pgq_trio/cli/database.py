@@ -1,0 +1,70 @@
+"""The database of one command: a single session, opened at once or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+from anyio.from_thread import start_blocking_portal
+from psycopg.rows import TupleRow
+
+from pgq_trio.cli.place import Place
+from pgq_trio.cli.runtime import Backend, Interrupts, execute
+from pgq_trio.client.queries import Queries
+from pgq_trio.db import PsycopgDriver
+from pgq_trio.errors import StoreError
+from pgq_trio.postgres import Connection, connect
+from pgq_trio.postgres.embedded import open_embedded
+from pgq_trio.settings import Settings, default_dsn
+
+R = TypeVar("R")
+
+
+def ask(place: Place, question: Callable[[Queries], Awaitable[R]]) -> R:
+    """Open the queue of a place, ask it something, close it and return the answer."""
+
+    async def command(_interrupts: Interrupts) -> R:
+        with place.in_environment():
+            settings = place.settings()
+            if not place.is_embedded:
+                return await _ask(default_dsn(), settings, question)
+            async with open_embedded(place.directory) as dsn:
+                return await _ask(dsn, settings, question)
+
+    return execute(command)
+
+
+async def _ask(dsn: str, settings: Settings, question: Callable[[Queries], Awaitable[R]]) -> R:
+    async with open_session(dsn) as session:
+        return await question(Queries(PsycopgDriver(session), settings=settings))
+
+
+@asynccontextmanager
+async def open_session(dsn: str) -> AsyncGenerator[Connection[TupleRow]]:
+    """Open one session in autocommit; somebody who waits at a prompt wants no second attempt.
+
+    Raises:
+        StoreError: there is no connection to be had.
+    """
+    try:
+        session = await connect(dsn, autocommit=True)
+    except psycopg.Error as exc:
+        raise StoreError(f"cannot connect to PostgreSQL: {exc}") from exc
+    async with session:
+        yield session
+
+
+@contextmanager
+def embedded_beside(directory: Path, backend: Backend) -> Generator[str]:
+    """Run a private PostgreSQL beside what comes in the block, and yield its DSN.
+
+    On a loop of its own in another thread, since the block is to start an event loop itself.
+    """
+    with (
+        start_blocking_portal(backend) as portal,
+        portal.wrap_async_context_manager(open_embedded(directory)) as dsn,
+    ):
+        yield dsn

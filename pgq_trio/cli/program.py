@@ -1,0 +1,109 @@
+"""How the program ends: exceptions become one line and an exit code; knows no command."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn, cast
+
+import click
+
+from pgq_trio.cli.output import printable
+from pgq_trio.concurrency.errors import unwrapped
+from pgq_trio.errors import PgqError
+
+#: Key of `ctx.meta`, which a context shares with those of its commands.
+DEBUG = "pgq_trio.debug"
+
+SIGINT_EXIT = 130
+
+
+class Failure(click.ClickException):
+    """What was asked for could not be done; one line says why. Exit code 1."""
+
+
+def describe(exc: BaseException) -> str:
+    """Return one line that says what went wrong.
+
+    Errors of this package explain themselves; of others the type is part of the message.
+    """
+    exc = unwrapped(exc)
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return f"{group.message}: " + "; ".join(describe(inner) for inner in group.exceptions)
+    text = one_line(str(exc))
+    if isinstance(exc, PgqError) and text:
+        return text
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks and control characters."""
+    return printable(" ".join(text.split()))
+
+
+class Program(click.Group):
+    """The group of all commands, which decides how the process ends."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what it raises becomes a `Failure`, with --debug after a traceback."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as exc:
+            if ctx.meta.get(DEBUG):
+                traceback.print_exception(exc)
+            raise Failure(describe(exc)) from exc
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the program; standing alone it exits with 0, 1 or 2, or 128 + a signal's number."""
+        _never_fail_to_print()
+        try:
+            code: object = super().main(
+                args=args,
+                prog_name=prog_name,
+                complete_var=complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                **extra,
+            )
+        except click.ClickException as exc:
+            if not standalone_mode:
+                raise
+            _end(exc.exit_code, f"Error: {one_line(exc.format_message())}{_hint(exc)}")
+        except click.Abort as exc:
+            if not standalone_mode:
+                raise
+            interrupted = isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt)
+            _end(*((SIGINT_EXIT, "Interrupted") if interrupted else (1, "Error: aborted")))
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def _hint(exc: click.ClickException) -> str:
+    ctx = exc.ctx if isinstance(exc, click.UsageError) else None
+    return "" if ctx is None else f" (see `{ctx.command_path} --help`)"
+
+
+def _end(code: int, line: str) -> NoReturn:
+    click.echo(line, err=True)
+    sys.exit(code)
+
+
+def _never_fail_to_print() -> None:
+    """Have characters that the terminal's encoding lacks escaped, not raised as errors."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

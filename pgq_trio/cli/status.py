@@ -1,0 +1,157 @@
+"""`status`: what is in the queue now, on one page; it changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import click
+
+from pgq_trio.cli.database import ask
+from pgq_trio.cli.output import console, echo_json, json_option, printable, table
+from pgq_trio.cli.place import Place, place_options
+from pgq_trio.client.queries import Queries
+from pgq_trio.errors import SchemaMissing
+from pgq_trio.models import Log, QueueStatistics, Schedule
+
+#: Among so many of the newest log rows exceptions are looked for.
+LOOK_BACK = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The queue at one moment; log rows are the newest first."""
+
+    problems: list[str]
+    queue: list[QueueStatistics]
+    schedules: list[Schedule]
+    log: list[Log]
+    exceptions: list[Log]
+
+
+@click.command()
+@place_options
+@json_option
+@click.option(
+    "--log", "rows", type=click.IntRange(0), default=10, show_default=True, help="How many rows."
+)
+def status(place: Place, as_json: bool, rows: int) -> None:
+    """Show the queue, the schedules and the last rows of the log."""
+
+    async def question(queries: Queries) -> Status:
+        return await look(queries, rows)
+
+    found = ask(place, question)
+    if as_json:
+        echo_json(as_data(found))
+    else:
+        show(found)
+
+
+async def look(queries: Queries, rows: int) -> Status:
+    """Read everything `status` shows.
+
+    Raises:
+        SchemaMissing: there is no queue.
+    """
+    missing = await queries.backend.schema.missing()
+    if missing:
+        raise SchemaMissing(missing)
+    log = (await queries.queue_log(limit=max(rows, LOOK_BACK)))[::-1]
+    return Status(
+        problems=await queries.verify(),
+        queue=await queries.queue_size(),
+        schedules=await queries.peek_schedule(),
+        log=log[:rows],
+        exceptions=[row for row in log if row.traceback is not None][:rows],
+    )
+
+
+def as_data(found: Status) -> dict[str, object]:
+    """Return what JSON can hold."""
+    return {
+        "schema": {"ok": not found.problems, "problems": found.problems},
+        "queue": [
+            {
+                "entrypoint": row.entrypoint,
+                "status": row.status,
+                "priority": row.priority,
+                "count": row.count,
+            }
+            for row in found.queue
+        ],
+        "schedules": [
+            {
+                "id": row.id,
+                "entrypoint": row.entrypoint,
+                "expression": row.expression,
+                "status": row.status,
+                "next_run": row.next_run.isoformat(),
+                "last_run": None if row.last_run is None else row.last_run.isoformat(),
+            }
+            for row in found.schedules
+        ],
+        "log": [_log_data(row) for row in found.log],
+        "exceptions": [_log_data(row) for row in found.exceptions],
+    }
+
+
+def _log_data(row: Log) -> dict[str, object]:
+    record = row.traceback
+    exception = None
+    if record is not None:
+        exception = {
+            "type": record.exception_type,
+            "message": record.exception_message,
+            "traceback": record.traceback,
+        }
+    return {
+        "created": row.created.isoformat(),
+        "job_id": row.job_id,
+        "status": row.status,
+        "priority": row.priority,
+        "entrypoint": row.entrypoint,
+        "exception": exception,
+    }
+
+
+def show(found: Status) -> None:
+    """Print it for people."""
+    out = console()
+    for line in found.problems or ["every object is in place"]:
+        out.print(f"schema: {printable(line)}", markup=False)
+    queue = [(row.entrypoint, row.status, row.priority, row.count) for row in found.queue]
+    schedules = [
+        (row.entrypoint, row.expression, row.status, _when(row.next_run), _when(row.last_run))
+        for row in found.schedules
+    ]
+    sections: list[tuple[str, list[str], Sequence[Sequence[object]]]] = [
+        ("queue", ["entrypoint", "status", "priority#", "jobs#"], queue),
+        ("schedules", ["entrypoint", "expression", "status", "next run", "last run"], schedules),
+        ("last changes", ["when", "job#", "entrypoint", "status"], list(map(_change, found.log))),
+        (
+            "last exceptions",
+            ["when", "job#", "entrypoint", "status", "exception"],
+            [(*_change(row), _exception(row)) for row in found.exceptions],
+        ),
+    ]
+    for title, columns, rows in sections:
+        if rows:
+            out.print()
+            out.print(table(title, columns, rows))
+        else:
+            out.print(f"{title}: none")
+
+
+def _change(row: Log) -> tuple[object, ...]:
+    return (_when(row.created), row.job_id, row.entrypoint, row.status)
+
+
+def _exception(row: Log) -> str:
+    record = row.traceback
+    return "" if record is None else f"{record.exception_type}: {record.exception_message}"
+
+
+def _when(time: datetime | None) -> str | None:
+    return None if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,121 @@
+"""Factories of every kind, good and bad; copied into the current directory of a test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+import anyio.lowlevel
+
+from pgq_trio import Job, PgQueuer, QueueManager, Schedule, SchedulerManager
+
+number = 5
+instance = PgQueuer.in_memory()
+
+
+def register(pgq: PgQueuer) -> PgQueuer:
+    """Register what tests enqueue."""
+
+    @pgq.entrypoint("say")
+    async def say(job: Job) -> None:
+        print("said", (job.payload or b"").decode(), flush=True)
+
+    @pgq.entrypoint("wait")
+    async def wait(job: Job) -> None:
+        """End when the process's standard input ends."""
+        print("started", flush=True)
+        try:
+            await anyio.wait_readable(0)
+        except BaseException:
+            print("cancelled", flush=True)
+            raise
+        print("ended", flush=True)
+
+    return pgq
+
+
+@asynccontextmanager
+async def manager() -> AsyncGenerator[PgQueuer]:
+    """The usual factory."""
+    async with PgQueuer.open() as pgq:
+        print("opened with prefix", repr(os.environ.get("PGQUEUER_PREFIX")), flush=True)
+        yield register(pgq)
+        print("closing", flush=True)
+
+
+entered = PgQueuer.open("memory:")
+
+
+def function() -> PgQueuer:
+    """Return an application whose life is this process's."""
+    return register(PgQueuer.in_memory())
+
+
+async def async_function() -> PgQueuer:
+    """The same, async."""
+    await anyio.lowlevel.checkpoint()
+    return function()
+
+
+def returns_manager() -> object:
+    """Return something to enter."""
+    return manager()
+
+
+def queue_manager() -> QueueManager:
+    """Return the queue's side only."""
+    return function().qm
+
+
+def scheduler_manager() -> SchedulerManager:
+    """Return the scheduler's side only."""
+    pgq = PgQueuer.in_memory()
+
+    @pgq.schedule("hourly", "0 * * * *")
+    async def hourly(schedule: Schedule) -> None:
+        raise AssertionError(schedule)
+
+    return pgq.sm
+
+
+def returns_none() -> None:
+    """Forget the `return`."""
+
+
+def returns_number() -> int:
+    """Return something else."""
+    return number
+
+
+@asynccontextmanager
+async def yields_none() -> AsyncGenerator[None]:
+    """Forget what to yield."""
+    yield
+
+
+async def undecorated() -> AsyncGenerator[PgQueuer]:
+    """Forget the decorator."""
+    yield function()
+
+
+@contextmanager
+def sync_manager() -> Generator[PgQueuer]:
+    """Use the wrong decorator."""
+    yield function()
+
+
+def needs(dsn: str) -> PgQueuer:
+    """Want an argument."""
+    raise AssertionError(dsn)
+
+
+def raises() -> PgQueuer:
+    """Fail."""
+    raise RuntimeError("no\nluck")
+
+
+def empty() -> PgQueuer:
+    """Register nothing."""
+    return PgQueuer.in_memory()

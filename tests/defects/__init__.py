@@ -1,0 +1,1 @@
+"""One test for each failure of other queues that must not happen here."""

@@ -1,0 +1,1 @@
+"""Properties that Hypothesis tries with drawn programs."""

@@ -1,0 +1,1 @@
+"""Tests of the declared schema against real catalogs."""

@@ -1,0 +1,1 @@
+"""Tests of every way a run may end."""

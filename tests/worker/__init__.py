@@ -1,0 +1,1 @@
+"""Tests of the worker from its contract: handlers, outcomes, leases, limits."""
