@@ -20,6 +20,7 @@ def register(pgq: PgQueuer) -> PgQueuer:
 
     @pgq.entrypoint("say")
     async def say(job: Job) -> None:
+        await anyio.lowlevel.checkpoint()
         print("said", (job.payload or b"").decode(), flush=True)
 
     @pgq.entrypoint("wait")
@@ -75,6 +76,7 @@ def scheduler_manager() -> SchedulerManager:
 
     @pgq.schedule("hourly", "0 * * * *")
     async def hourly(schedule: Schedule) -> None:
+        await anyio.lowlevel.checkpoint()
         raise AssertionError(schedule)
 
     return pgq.sm
@@ -95,8 +97,9 @@ async def yields_none() -> AsyncGenerator[None]:
     yield
 
 
-async def undecorated() -> AsyncGenerator[PgQueuer]:
+async def undecorated() -> AsyncGenerator[PgQueuer]:  # noqa: ASYNC900 - that is the fault
     """Forget the decorator."""
+    await anyio.lowlevel.checkpoint()
     yield function()
 
 

@@ -103,13 +103,15 @@ def test_a_signal_before_it_runs_ends_it(
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_a_server_of_its_own(command: Command, tmp_path: Path, backend: str) -> None:
-    assert command.run("install", "--embedded").code == 0
+def test_a_server_of_its_own(
+    command: Command, invoke: Invoke, tmp_path: Path, backend: str
+) -> None:
+    assert invoke("install", "--embedded").code == 0
     assert (tmp_path / ".pgq-trio" / "data" / "PG_VERSION").exists()
     worker = command.start("run", "app:manager", "--embedded", "--backend", backend)
     worker.until("opened")
     # The worker's server is shared by a second program.
-    result = command.run("--embedded", "enqueue", "say", "--payload", "hello")
+    result = invoke("--embedded", "enqueue", "say", "--payload", "hello")
     assert (result.code, result.err) == (0, "")
     worker.until("said hello")
     worker.signal(signal.SIGINT, group=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 import psycopg
 import pytest
 
@@ -18,14 +19,17 @@ async def _work(dsn: str) -> None:
 
         @pgq.entrypoint("good")
         async def good(job: Job) -> None:
+            await anyio.lowlevel.checkpoint()
             assert job.payload is None
 
         @pgq.entrypoint("bad")
         async def bad(job: Job) -> None:
+            await anyio.lowlevel.checkpoint()
             raise RuntimeError("no\x1b[31m luck")
 
         @pgq.schedule("hourly", "0 * * * *")
         async def hourly(schedule: Schedule) -> None:
+            await anyio.lowlevel.checkpoint()
             assert schedule.entrypoint == "hourly"
 
         await pgq.queries.enqueue(["good", "bad", "other"], priority=[0, 0, 5])

@@ -210,7 +210,9 @@ async def test_defect_19_work_that_comes_right_after_a_look_is_found(place: Plac
 STEPS = 400
 
 
-def lateness_of_a_job_enqueued_at(backend: Backend, step: int, others: int) -> float | None:
+def lateness_of_a_job_enqueued_at(
+    backend: Backend, step: int, others: int, seed: int
+) -> float | None:
     """Run a worker; enqueue at one of its steps. None: it had fewer steps."""
     driver = InMemoryDriver()
     watched = WatchedDriver(driver)
@@ -251,7 +253,7 @@ def lateness_of_a_job_enqueued_at(backend: Backend, step: int, others: int) -> f
                     await done.wait()
             tasks.cancel_scope.cancel()
 
-    run(backend, main, on_step=on_step)
+    run(backend, main, on_step=on_step, seed=seed)
     return lateness[0] if lateness else None
 
 
@@ -262,11 +264,11 @@ def lateness_of_a_job_enqueued_at(backend: Backend, step: int, others: int) -> f
     database=None,
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
-@given(step=st.integers(1, STEPS), others=st.integers(0, 3))
+@given(step=st.integers(1, STEPS), others=st.integers(0, 3), seed=st.integers(0, 9))
 def test_defect_19_wherever_the_work_comes_it_is_picked_up_at_once(
-    backend: Backend, step: int, others: int
+    backend: Backend, step: int, others: int, seed: int
 ) -> None:
-    lateness = lateness_of_a_job_enqueued_at(backend, step, others)
+    lateness = lateness_of_a_job_enqueued_at(backend, step, others, seed)
     # Virtual seconds: at once, or only after the 30 s of `dequeue_timeout`.
     assert lateness is None or lateness < 1
 
@@ -275,6 +277,6 @@ def test_defect_19_wherever_the_work_comes_it_is_picked_up_at_once(
 def test_defect_19_the_property_reaches_the_worker(backend: Backend) -> None:
     """The steps that are drawn are steps that the worker takes."""
     reached = [
-        lateness_of_a_job_enqueued_at(backend, step, 1) is not None for step in range(1, 100, 3)
+        lateness_of_a_job_enqueued_at(backend, step, 1, 0) is not None for step in range(1, 100, 3)
     ]
     assert sum(reached) >= 10

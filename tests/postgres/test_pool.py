@@ -110,7 +110,7 @@ async def test_options_reach_the_connections(dsn: str) -> None:
 
 
 async def test_never_more_than_max_size(dsn: str) -> None:
-    async with open_pool(dsn, max_size=3) as pool:
+    async with open_pool(dsn, min_size=3, max_size=3) as pool:
         used: set[int] = set()
         at_once = peak = 0
 
@@ -119,7 +119,7 @@ async def test_never_more_than_max_size(dsn: str) -> None:
             async with pool.connection() as connection:
                 at_once += 1
                 peak = max(peak, at_once)
-                used.add(await scalar(connection, "SELECT pg_backend_pid()"))
+                used.add(await scalar(connection, "SELECT pg_backend_pid() FROM pg_sleep(0.001)"))
                 at_once -= 1
 
         async with anyio.create_task_group() as group:

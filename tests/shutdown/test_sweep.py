@@ -12,7 +12,7 @@ import pytest
 from pgq_trio import Context, InMemoryDriver, Job, PgQueuer, Queries
 from tests.worker.stores import WatchedDriver, slowly
 from tests.worker.tools import claim, in_table
-from tests.worker.virtual import BACKENDS, Backend, run
+from tests.worker.virtual import Backend, run
 
 #: A program that has not ended after so many steps is not going to.
 LIMIT = 5000
@@ -115,7 +115,7 @@ class CancelAt:
             self._scope.cancel()
 
 
-def run_cancelled_at(backend: Backend, name: str, step: int) -> tuple[World, bool]:
+def run_cancelled_at(backend: Backend, name: str, step: int, seed: int) -> tuple[World, bool]:
     """Run a program that is cancelled before a step; whether it had so many."""
     world = World()
     cancel = CancelAt(step)
@@ -129,18 +129,20 @@ def run_cancelled_at(backend: Backend, name: str, step: int) -> tuple[World, boo
         cancel.end()
         await world.check(finished=not cancel.reached and name == "program")
 
-    run(backend, main, on_step=cancel.on_step)
+    run(backend, main, on_step=cancel.on_step, seed=seed)
     return world, cancel.reached
 
 
 @pytest.mark.parametrize("name", ["program", "started_program"])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_cancelled_at_every_step(backend: Backend, name: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "seed"), [("asyncio", 0), *(("trio", seed) for seed in range(5))]
+)
+def test_cancelled_at_every_step(backend: Backend, seed: int, name: str) -> None:
     for step in range(1, LIMIT):
         try:
-            world, reached = run_cancelled_at(backend, name, step)
+            world, reached = run_cancelled_at(backend, name, step, seed)
         except BaseException as exc:
-            exc.add_note(f"cancelled before step {step} on {backend}")
+            exc.add_note(f"cancelled before step {step} on {backend}, seed {seed}")
             raise
         if not reached:
             assert sum(world.begun.values()) >= 3

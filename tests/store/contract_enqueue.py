@@ -148,6 +148,12 @@ class TestDedupe:
         queued = [x.job_id for x in await world.backend.jobs.log() if x.status == "queued"]
         assert queued == [*ids, got[2]]
 
+    async def test_update_priority_of_a_job_that_was_passed_over(self, world: World) -> None:
+        await world.enqueue(new(priority=9), new(priority=1), new(key="k"))
+        assert [job.priority for job in (await world.claim(batch=1)).jobs] == [9]
+        await world.enqueue(new(key="k", priority=5), on_conflict="update_priority")
+        assert [job.priority for job in (await world.claim()).jobs] == [5, 1]
+
     async def test_update_priority_of_a_running_job(self, world: World) -> None:
         await world.enqueue(new(key="k"))
         [job] = (await world.claim()).jobs

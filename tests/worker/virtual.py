@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVarTuple, Unpack
 
 import trio
 import trio.testing
+from trio._core import _run as _trio_run
 
 Ts = TypeVarTuple("Ts")
 
@@ -25,10 +26,21 @@ OnStep = Callable[[int], None]
 
 
 def run(
-    backend: Backend, main: Callable[[], Awaitable[None]], *, on_step: OnStep = lambda _: None
+    backend: Backend,
+    main: Callable[[], Awaitable[None]],
+    *,
+    on_step: OnStep = lambda _: None,
+    seed: int = 0,
 ) -> int:
-    """Run a program; return how many steps it took."""
-    return _on_trio(main, on_step) if backend == "trio" else _on_asyncio(main, on_step)
+    """Run a program; return how many steps it took.
+
+    Trio runs the tasks of a batch in an order it draws: the seed decides it, so that a run can be
+    repeated. Asyncio has one order only.
+    """
+    if backend == "asyncio":
+        return _on_asyncio(main, on_step)
+    _trio_run._r.seed(seed)
+    return _on_trio(main, on_step)
 
 
 class _Steps(trio.abc.Instrument):

@@ -25,6 +25,9 @@ MAX_CONCURRENT_JOBS = 16
 #: How long the jobs of a demo that was killed have to wait for the next run, in seconds.
 HEARTBEAT_TIMEOUT = 5.0
 
+#: How often an idle worker looks whether there are such jobs, in seconds.
+DEQUEUE_TIMEOUT = 1.0
+
 #: Single jobs that measure how fast an idle worker starts one.
 PROBES = 50
 
@@ -81,6 +84,7 @@ class Conductor:
                 await self._pgq.run(
                     max_concurrent_jobs=MAX_CONCURRENT_JOBS,
                     heartbeat_timeout=HEARTBEAT_TIMEOUT,
+                    dequeue_timeout=DEQUEUE_TIMEOUT,
                     handle_signals=False,
                 )
                 tasks.cancel_scope.cancel()
