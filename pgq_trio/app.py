@@ -52,8 +52,8 @@ class PgQueuer(RegistersEntrypoints, RegistersSchedules):
         super().__init__(
             driver_or_queries, resources=resources, settings=settings, observers=observers
         )
-        self.qm = QueueManager(self._core)
-        self.sm = SchedulerManager(self._core)
+        self.qm: QueueManager = QueueManager(self._core)
+        self.sm: SchedulerManager = SchedulerManager(self._core)
 
     @classmethod
     def in_memory(

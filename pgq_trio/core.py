@@ -32,12 +32,12 @@ class Core:
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
-        self.queries = _queries(driver_or_queries, settings)
+        self.queries: Queries = _queries(driver_or_queries, settings)
         self.resources = resources
-        self.entrypoints = EntrypointRegistry()
-        self.schedules = ScheduleRegistry()
+        self.entrypoints: EntrypointRegistry = EntrypointRegistry()
+        self.schedules: ScheduleRegistry = ScheduleRegistry()
         self.root: TaskGroup | None = None
-        self.closed = False
+        self.closed: bool = False
         self._emit = fan_out(observers)
         self._engine: Engine | None = None
         self._shutdown = Shutdown()

@@ -42,7 +42,7 @@ class RetryRequested(PgqError):  # noqa: N818 - PgQueuer's name for it
     """
 
     def __init__(self, delay: timedelta | float = timedelta(0), reason: str | None = None) -> None:
-        self.delay = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
+        self.delay: timedelta = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
         if self.delay < timedelta(0):
             raise ValueError(f"the delay of a retry must not be negative, got {self.delay}")
         self.reason = reason
@@ -56,7 +56,7 @@ class DuplicateJobError(PgqError):
     """
 
     def __init__(self, dedupe_key: Sequence[str | None]) -> None:
-        self.dedupe_key = list(dedupe_key)
+        self.dedupe_key: list[str | None] = list(dedupe_key)
         keys = ", ".join(repr(key) for key in self.dedupe_key if key is not None)
         super().__init__(
             f"a job with the dedupe key {keys} is already queued or running; nothing was enqueued. "
@@ -91,7 +91,7 @@ class UnknownJob(PgqError, KeyError):  # noqa: N818
 
     def __init__(self, job_id: int, hint: str = "it does not run in this process now") -> None:
         self.job_id = job_id
-        self.message = f"job {job_id} is unknown: {hint}"
+        self.message: str = f"job {job_id} is unknown: {hint}"
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ class StoreError(PgqError):
     """The database refused a statement; the driver's own error is the `__cause__`."""
 
     #: Whether the same statement may succeed when it is sent again (deadlock, serialization).
-    retryable = False
+    retryable: bool = False
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         self.retryable = retryable
@@ -128,7 +128,7 @@ class SchemaMissing(PgqError):  # noqa: N818
     """Tables, types or triggers are missing in the database; `missing` names them."""
 
     def __init__(self, missing: Sequence[str] = ()) -> None:
-        self.missing = list(missing)
+        self.missing: list[str] = list(missing)
         what = ", ".join(self.missing) or "the tables of the queue"
         super().__init__(
             f"missing in the database: {what}. Create them with `pgq-trio install`, "
@@ -140,11 +140,11 @@ class SchemaDrift(PgqError):  # noqa: N818
     """The database holds an object that differs from what this release needs."""
 
     def __init__(self, differences: Sequence[str]) -> None:
-        self.differences = list(differences)
+        self.differences: list[str] = list(differences)
         super().__init__(
             "the database differs from what this release needs: "
             + "; ".join(self.differences)
-            + ". Mend it with `pgq-trio upgrade`."
+            + ". `pgq-trio verify` names what mends it."
         )
 
 

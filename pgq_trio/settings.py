@@ -129,8 +129,13 @@ class Settings:
         return {name: self.qualified(cast("str", getattr(self, name))) for name in names}
 
 
-#: The longest name derived from a table's: that of an index.
-_LONGEST_SUFFIX = "_expression_entrypoint_key"
+#: The longest name that is derived from each table's: that of an index, ours or PgQueuer's.
+_LONGEST_SUFFIX: dict[str, str] = {
+    "queue_table": "_queue_manager_id_idx",
+    "queue_table_log": "_not_aggregated",
+    "statistics_table": "_unique_count",
+    "schedules_table": "",  # PostgreSQL makes and shortens the name of its key
+}
 
 
 def _read(name: str) -> str:
@@ -144,8 +149,8 @@ def _check_name(field: str, value: str) -> str:
             "or PGQUEUER_SCHEMA"
         )
     check_identifier(value, field)
-    if field in get_args(Table):
-        check_identifier(value + _LONGEST_SUFFIX, f"longest index name of {field}")
+    if field in _LONGEST_SUFFIX:
+        check_identifier(value + _LONGEST_SUFFIX[field], f"longest index name of {field}")
     return value
 
 

@@ -108,9 +108,7 @@ def _time(text: str) -> datetime:
             f"--at {text!r} is no time in ISO 8601, such as 2030-01-31T08:00:00+01:00"
         ) from exc
     if at.utcoffset() is None:
-        raise click.UsageError(
-            f"--at {text!r} has no time zone, as in 2030-01-31T08:00:00Z"
-        )
+        raise click.UsageError(f"--at {text!r} has no time zone, as in 2030-01-31T08:00:00Z")
     return at
 
 

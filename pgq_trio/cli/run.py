@@ -15,7 +15,7 @@ from pgq_trio.cli.runtime import Backend, Interrupts, backend_option, execute
 from pgq_trio.types import QueueExecutionMode
 from pgq_trio.worker.options import RunArguments, RunOptions
 
-logger = logging.getLogger("pgq_trio.cli")
+logger: logging.Logger = logging.getLogger("pgq_trio.cli")
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 LOG_LEVELS = ("debug", "info", "warning", "error")

@@ -21,7 +21,7 @@ class Outside:
     """What is known of the world around a `deaf` block."""
 
     def __init__(self) -> None:
-        self.cancelled = False
+        self.cancelled: bool = False
         self._scopes: list[anyio.CancelScope] = []
 
     def cancels(self, scope: anyio.CancelScope) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline", "Transaction"]
 
-logger = logging.getLogger("pgq_trio.postgres")
+logger: logging.Logger = logging.getLogger("pgq_trio.postgres")
 
 
 def is_interruption(exc: BaseException | None) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-logger = logging.getLogger("pgq_trio.postgres")
+logger: logging.Logger = logging.getLogger("pgq_trio.postgres")
 
 _IDLE: Final = pq.TransactionStatus.IDLE
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InterruptibleConnection"]
 
-logger = logging.getLogger("pgq_trio.postgres")
+logger: logging.Logger = logging.getLogger("pgq_trio.postgres")
 
 _AT_REST: Final = frozenset({pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS})
 

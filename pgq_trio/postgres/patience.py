@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["backoff", "keep_trying"]
 
-logger = logging.getLogger("pgq_trio.postgres")
+logger: logging.Logger = logging.getLogger("pgq_trio.postgres")
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pgq_trio.errors import StoreError
 from pgq_trio.model.events import Event, HealthChanged
 
-logger = logging.getLogger("pgq_trio.scheduler")
+logger: logging.Logger = logging.getLogger("pgq_trio.scheduler")
 
 PART = "scheduler"
 

@@ -32,10 +32,10 @@ class Lease:
     __slots__ = ("ending", "lost", "row", "scope")
 
     def __init__(self, row: Schedule) -> None:
-        self.row = row
-        self.scope = anyio.CancelScope()
-        self.lost = False
-        self.ending = False
+        self.row: Schedule = row
+        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.lost: bool = False
+        self.ending: bool = False
 
 
 class Leases:

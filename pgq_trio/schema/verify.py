@@ -17,7 +17,7 @@ Key: TypeAlias = tuple[str, str]
 Found: TypeAlias = Mapping[Key, str]
 
 _INSTALL = "mend it with `pgq-trio install`"
-_UPGRADE = "mend it with `pgq-trio upgrade`"
+_UPGRADE = "mend it with PgQueuer's `pgq upgrade`"
 
 
 @dataclass(frozen=True, slots=True)

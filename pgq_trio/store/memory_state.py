@@ -28,7 +28,7 @@ class MemoryState:
     def __init__(self, settings: Settings, ticker: Ticker) -> None:
         self.settings = settings
         self.now = ticker
-        self.jobs = JobTable()
+        self.jobs: JobTable = JobTable()
         self.schedules: dict[int, Schedule] = {}
         self.log: list[Log] = []
         self._last_status: dict[JobId, JobStatus] = {}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pgq_trio.abc import Observer
 from pgq_trio.model.events import Event
 
-logger = logging.getLogger("pgq_trio.telemetry")
+logger: logging.Logger = logging.getLogger("pgq_trio.telemetry")
 
 
 def fan_out(observers: Sequence[Observer]) -> Callable[[Event], None] | None:

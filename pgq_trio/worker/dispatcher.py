@@ -25,7 +25,7 @@ from pgq_trio.worker.endings import outcome_of
 from pgq_trio.worker.leases import Lease, Leases
 from pgq_trio.worker.outcomes import OutcomeWriter
 
-logger = logging.getLogger("pgq_trio.worker")
+logger: logging.Logger = logging.getLogger("pgq_trio.worker")
 
 #: How long (in seconds) runners may go from job to job without letting other tasks run.
 MAX_BUSY_TIME = 0.005

@@ -20,13 +20,13 @@ class Lease:
     __slots__ = ("cancelled", "context", "ending", "job", "reason", "scope", "updated")
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        self.job: Job = job
         self.updated: datetime = job.updated
         self.context: Context | None = None
         self.scope: CancellationScope | None = None
         self.reason: CancelReason | None = None
-        self.ending = False
-        self.cancelled = False
+        self.ending: bool = False
+        self.cancelled: bool = False
 
     @property
     def claim(self) -> Claim:

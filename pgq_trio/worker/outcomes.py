@@ -22,7 +22,7 @@ from pgq_trio.model.outcomes import Finished, Outcome
 from pgq_trio.types import QueueManagerId
 from pgq_trio.worker.leases import Lease, Leases
 
-logger = logging.getLogger("pgq_trio.worker")
+logger: logging.Logger = logging.getLogger("pgq_trio.worker")
 
 #: Rows in one statement: enough to make the round trip cheap, few enough to stay short.
 MAX_BATCH = 2000

@@ -14,7 +14,7 @@ from pgq_trio.executors import AbstractEntrypointExecutor
 from pgq_trio.model.events import Event, OutcomeRefused
 from pgq_trio.model.outcomes import Outcome
 from pgq_trio.models import Context, ResourceMapping
-from pgq_trio.types import JobId
+from pgq_trio.types import JobId, QueueManagerId
 from pgq_trio.worker.claimer import Claimer
 from pgq_trio.worker.dispatcher import Dispatcher
 from pgq_trio.worker.heartbeat import Heartbeat
@@ -44,7 +44,7 @@ class Worker:
         on_problem: OnProblem,
     ) -> None:
         # A new id for each run: what an earlier run left behind is not ours, it is rescued.
-        self.queue_manager_id = uuid4()
+        self.queue_manager_id: QueueManagerId = uuid4()
         self._emit = emit
         self._leases = leases = Leases()
         store, identity = backend.jobs, self.queue_manager_id

@@ -47,7 +47,7 @@ def test_verify_as_json(invoke: Invoke, installed_dsn: str) -> None:
     assert result.json == {
         "ok": False,
         "problems": [
-            "column pgqueuer.headers is missing; mend it with `pgq-trio upgrade`",
+            "column pgqueuer.headers is missing; mend it with PgQueuer's `pgq upgrade`",
             "index pgqueuer_ep_ea_idx is missing; mend it with `pgq-trio install`",
         ],
     }

@@ -162,7 +162,7 @@ async def test_each_difference_is_one_line(
     assert len(found) == len(lines)
     for line, name in zip(found, lines, strict=True):
         assert line.startswith(f"{name} ")
-        assert "`pgq-trio install`" in line or "`pgq-trio upgrade`" in line
+        assert "`pgq-trio install`" in line or "`pgq upgrade`" in line
     assert len(await schema.missing()) == needed
 
 
