@@ -132,9 +132,7 @@ class PgQueuer(RegistersEntrypoints, RegistersSchedules):
                         if error is not None:
                             raise error  # through the resources, which may want to know
         except BaseExceptionGroup as group:
-            if group is error:  # the block's own
-                raise
-            raise_as_itself(group)
+            raise_as_itself(group, own=error)
 
     async def run(  # noqa: ASYNC128 - the engine says when it has started
         self,

@@ -15,9 +15,14 @@ def unwrapped(exc: BaseException) -> BaseException:
     return exc
 
 
-def raise_as_itself(exc: BaseException) -> NoReturn:
-    """Raise the one error inside of groups of one, its own context and cause untouched."""
-    inner = unwrapped(exc)
+def raise_as_itself(exc: BaseException, *, own: BaseException | None = None) -> NoReturn:
+    """Raise the one error inside of groups of one, its own context and cause untouched.
+
+    Args:
+        exc: what plumbing has perhaps wrapped.
+        own: an exception of the user, which is raised as it is also when it is a group.
+    """
+    inner = exc if exc is own else unwrapped(exc)
     context = inner.__context__
     try:
         raise inner

@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ BUSY = 75
 #: Seconds from the request to end sessions and write a checkpoint to the order to drop everything;
 #: the next start then recovers from the log, as after a crash.
 FAST_SHUTDOWN_LIMIT = 30.0
+
+#: Seconds between two requests.
+STOP_AGAIN = 0.5
 
 #: Seconds between two looks at `USERS_LOCK` while `initdb` runs, which takes less than a second.
 INITDB_POLL = 0.05
@@ -94,6 +98,7 @@ class Guard:
         self._server_lock = server_lock
         self._users_lock = open_file(USERS_LOCK, os.O_RDWR | os.O_CREAT)
         self._stopping = False
+        self._server: subprocess.Popen[bytes] | None = None
         self._environment = server_environment()
         # As root the path may lead through directories closed to the server's user; where the
         # process *is* needs no path. PostgreSQL never leaves its data directory.
@@ -112,9 +117,6 @@ class Guard:
                 fcntl.flock(self._server_lock, fcntl.LOCK_UN)
                 fcntl.flock(self._users_lock, fcntl.LOCK_EX)
             remove_here(self._plan.data_dir)
-
-    def _terminated(self, _signum: int, _frame: FrameType | None) -> None:
-        self._stopping = True
 
     def _unused(self) -> bool:
         return self._stopping or try_lock(self._users_lock, fcntl.LOCK_EX)
@@ -173,23 +175,37 @@ class Guard:
             preexec_fn=self._in_server,  # noqa: PLW1509
         )
         os.pwrite(self._server_lock, f"{server.pid}\n".encode(), 0)
-
-        def stop(_signum: int, _frame: FrameType | None) -> None:
-            server.send_signal(signal.SIGINT)
-
-        signal.signal(signal.SIGTERM, stop)
-        if self._stopping:
-            server.send_signal(signal.SIGINT)
+        self._server = server
         threading.Thread(target=self._stop_when_unused, args=(server,), daemon=True).start()
+        if self._stopping:
+            self._stop_in_background(server)
         server.wait()
+
+    def _terminated(self, _signum: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        if self._server is not None:
+            self._stop_in_background(self._server)
+
+    def _stop_in_background(self, server: subprocess.Popen[bytes]) -> None:
+        threading.Thread(target=stop_server, args=(server,), daemon=True).start()
 
     def _stop_when_unused(self, server: subprocess.Popen[bytes]) -> None:
         fcntl.flock(self._users_lock, fcntl.LOCK_EX)  # returns when the last user has left
+        stop_server(server)
+
+
+def stop_server(server: subprocess.Popen[bytes]) -> None:
+    """Stop PostgreSQL and return when it has ended."""
+    deadline = time.monotonic() + FAST_SHUTDOWN_LIMIT
+    while time.monotonic() < deadline:
+        # Again and again, as one that arrives before the program is loaded is lost; PostgreSQL
+        # ignores all but the first.
         server.send_signal(signal.SIGINT)
-        try:
-            server.wait(FAST_SHUTDOWN_LIMIT)
-        except subprocess.TimeoutExpired:
-            server.send_signal(signal.SIGQUIT)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(STOP_AGAIN)
+            return
+    server.send_signal(signal.SIGQUIT)
+    server.wait()
 
 
 def server_environment() -> dict[str, str]:
@@ -215,19 +231,22 @@ def stop_with_parent() -> Callable[[], None] | None:
 
 
 def forget_dead_server() -> None:
-    """Remove the pid file of a killed server if that id belongs to another program or a zombie.
+    """Correct the pid files of a killed server if that id belongs to another program or a zombie.
 
     PostgreSQL would believe that the old server still runs. The first happens where ids start anew,
     as in a container that was killed and started again, the second where nobody reaps orphans, as
     in a container without an init. We hold the server lock, so no process of ours is alive.
+
+    The id becomes ours: PostgreSQL knows that its parent is no server. The rest of the file stays,
+    by which it finds, checks and removes the shared memory of the old server.
     """
     with suppress(OSError, ValueError, IndexError):
         pid = int(Path("postmaster.pid").read_text().split("\n", 1)[0])
         _, name, state = re.split(r"\((.*)\) ", Path(f"/proc/{pid}/stat").read_text(), maxsplit=1)
         if name != "postgres" or state.startswith("Z"):
-            Path("postmaster.pid").unlink()
-            for lock in Path().glob(".s.PGSQL.*.lock"):
-                lock.unlink()
+            for path in (Path("postmaster.pid"), *Path().glob(".s.PGSQL.*.lock")):
+                _, rest = path.read_text().split("\n", 1)
+                path.write_text(f"{os.getpid()}\n{rest}")
 
 
 def sync_directory(path: str) -> None:
@@ -251,6 +270,10 @@ def remove_here(data_dir: str) -> None:
         Path(data_dir).rmdir()
 
 
+def do_nothing(_signum: int, _frame: FrameType | None) -> None:
+    """Handle a signal that is meant for the programs, not for their server."""
+
+
 def open_log() -> int:
     """The log, a new one when it has grown large."""
     with suppress(FileNotFoundError):
@@ -264,7 +287,9 @@ def main() -> int:
     plan = Plan(**json.loads(sys.argv[1]))
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for ignored in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)
+        # Not SIG_IGN, which PostgreSQL would inherit until it has its own handler: a request to
+        # stop that comes so early would be lost.
+        signal.signal(ignored, do_nothing)
     os.umask(0o077)
     in_server = stop_with_parent()  # imports, so before we lose our rights
     if plan.run_as is not None:

@@ -25,8 +25,9 @@ CLAIM_LIMIT = 10.0
 MAX_UNWRITTEN = 10
 
 #: Between looks at work that is due but not to be had, from the first to all later ones: seconds.
-#: The longest keeps a worker whose limit is saturated at 0.5 statements a second.
-BLOCKED_INITIAL, BLOCKED_MAXIMUM = 0.005, 2.0
+#: The longest, of which jitter takes up to a half, keeps a worker whose limit is saturated below
+#: 0.5 statements a second.
+BLOCKED_INITIAL, BLOCKED_MAXIMUM = 0.005, 4.0
 
 
 class Claimer:
@@ -48,6 +49,8 @@ class Claimer:
         self._queue_manager_id = queue_manager_id
         self._limits = limits
         self._options = options
+        # A rescue wakes nobody: leases that expire are looked for at least once in their length.
+        self._idle = min(options.dequeue_timeout, options.heartbeat_timeout)
         self._leases = leases
         self._dispatcher = dispatcher
         self._writer = writer
@@ -79,6 +82,8 @@ class Claimer:
         Cancelled, it hands on what a claim under way brings, then ends.
         """
         while not self._stopped:
+            # The claim is shielded: without this a cancelled claimer would go on with a backlog.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             # Cleared before looking: what is enqueued while we look wakes us again.
             self._wakeup.clear()
             batch, limited = self._room()
@@ -144,10 +149,10 @@ class Claimer:
         self._is_blocked = False
         if claimed.next_due is None:
             full = len(claimed.jobs) >= batch
-            return -math.inf if full else now + self._options.dequeue_timeout
+            return -math.inf if full else now + self._idle
         if claimed.next_due > 0:
             self._blocked.reset()
-            return now + min(claimed.next_due, self._options.dequeue_timeout)
+            return now + min(claimed.next_due, self._idle)
         if limited < batch and any(self._limits.values()) and claimed.jobs:
             self._blocked.reset()
             return -math.inf

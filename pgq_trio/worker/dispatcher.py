@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context as ContextVars, copy_context
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -60,6 +61,8 @@ class Dispatcher:
         self._quiet: anyio.Event | None = None
         self._last_pause = 0.0
         self.on_room: Callable[[], None] = lambda: None
+        self._pristine = copy_context()
+        leases.when_claimed_again(self.add)
 
     @property
     def running(self) -> int:
@@ -74,6 +77,7 @@ class Dispatcher:
     def open(self, tasks: TaskGroup) -> None:
         """Start runners in this group from now on."""
         self._tasks = tasks
+        self._pristine = copy_context()
 
     def add(self, leases: list[Lease]) -> None:
         """Run these jobs as soon as there is room; after `close` they go back to the queue."""
@@ -127,7 +131,9 @@ class Dispatcher:
         elif self._runners < self._limit and self._tasks is not None:
             self._starting += 1
             self._runners += 1
-            self._tasks.start_soon(self._runner, name="job runner")
+            # From a runner whose context a handler has changed a new one must not inherit it.
+            start = partial(self._tasks.start_soon, self._runner, name="job runner")
+            self._pristine.copy().run(start)
 
     async def _runner(self) -> None:
         pristine = copy_context()
@@ -173,16 +179,21 @@ class Dispatcher:
         error: Exception | None = None
         self._running += 1
         self._call_runner()
+        self.on_room()
         if self._emit is not None:
             self._emit(JobStarted(job))
         try:
-            with anyio.CancelScope() as scope:
-                if deadline is not None:
-                    scope.deadline = deadline
-                lease.scope = scope
-                context = Context(resources=self._resources, cancellation=scope, deadline=deadline)
-                lease.context = context
-                error = await _execute(executor, job, context)
+            scope = (
+                anyio.CancelScope() if deadline is None else anyio.CancelScope(deadline=deadline)
+            )
+            lease.scope = scope
+            context = Context(resources=self._resources, cancellation=scope, deadline=deadline)
+            lease.context = context
+            try:
+                with scope:
+                    error = await _execute(executor, job, context)
+            except Exception as exc:  # noqa: BLE001 - what the scope left of a group it is part of
+                error = exc
             # From here to the outcome there is no checkpoint: what is done is done.
             now = anyio.current_time()
             if lease.reason is None and deadline is not None and deadline <= now:

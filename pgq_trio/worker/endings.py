@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,9 @@ from pgq_trio.model.outcomes import CANCELED, SUCCESSFUL, Outcome, retry_of
 from pgq_trio.model.traceback import TracebackRecord
 from pgq_trio.types import CancelReason
 from pgq_trio.worker.leases import Lease
+
+#: What is later than this is as good as never, and past the calendars of Python and PostgreSQL.
+LONGEST_DELAY = timedelta(days=36_525)
 
 #: Reasons that end a run of a job without an outcome: somebody else is to run it.
 INTERRUPTIONS = frozenset({CancelReason.shutdown, CancelReason.lease_lost})
@@ -78,8 +82,20 @@ def _retry(
 ) -> tuple[timedelta | None, str | None]:
     retry = retry_of(error)
     if retry is not None:
-        return retry.delay, retry.reason
+        return min(retry.delay, LONGEST_DELAY), retry.reason
     if parameters.retry is None:
         return None, None
-    delay = parameters.retry.next_delay(lease.job, error)
-    return (None, None) if delay is None else (timedelta(seconds=delay), str(type(error).__name__))
+    try:
+        delay = parameters.retry.next_delay(lease.job, error)
+        if delay is None:
+            return None, None
+        return _delay_of(delay), type(error).__name__
+    except Exception as exc:  # noqa: BLE001 - a policy is the user's code; the job's record has it
+        error.add_note(f"The retry policy failed, so there is no retry: {exc!r}")
+        return None, None
+
+
+def _delay_of(seconds: float) -> timedelta:
+    if math.isnan(seconds):
+        raise ValueError("the delay is not a number")
+    return timedelta(seconds=min(max(0.0, seconds), LONGEST_DELAY.total_seconds()))

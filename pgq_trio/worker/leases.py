@@ -17,7 +17,16 @@ class Lease:
     It waits, then runs (`context` is set), then ends (`ending`) until the store has its outcome.
     """
 
-    __slots__ = ("cancelled", "context", "ending", "job", "reason", "scope", "updated")
+    __slots__ = (
+        "cancelled",
+        "context",
+        "ending",
+        "job",
+        "reason",
+        "scope",
+        "successor",
+        "updated",
+    )
 
     def __init__(self, job: Job) -> None:
         self.job: Job = job
@@ -27,6 +36,7 @@ class Lease:
         self.reason: CancelReason | None = None
         self.ending: bool = False
         self.cancelled: bool = False
+        self.successor: Job | None = None
 
     @property
     def claim(self) -> Claim:
@@ -50,6 +60,7 @@ class Leases:
     def __init__(self) -> None:
         self._by_id: dict[JobId, Lease] = {}
         self._on_empty: Callable[[], None] = lambda: None
+        self._on_claimed_again: Callable[[list[Lease]], None] = lambda _: None
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -61,11 +72,17 @@ class Leases:
         """Call this each time the last lease is gone."""
         self._on_empty = callback
 
+    def when_claimed_again(self, callback: Callable[[list[Lease]], None]) -> None:
+        """Hand over leases on jobs that were claimed before the end of their last run was known."""
+        self._on_claimed_again = callback
+
     def add(self, jobs: list[Job]) -> list[Lease]:
         """Take over claimed jobs; return the leases that are new.
 
-        A job that is here already was our own stale row, rescued by ourselves: the heartbeat had
-        failed for too long. It goes on under the new claim instead of running a second time.
+        A waiting or running job that is here already was our own stale row, rescued by ourselves:
+        the heartbeat had failed for too long. It goes on under the new claim instead of running a
+        second time. Of one whose outcome is on its way only the reply to that write tells whether
+        the claim is such a rescue or a new run (`settle`).
         """
         new: list[Lease] = []
         for job in jobs:
@@ -73,6 +90,8 @@ class Leases:
             if lease is None:
                 lease = self._by_id[job.id] = Lease(job)
                 new.append(lease)
+            elif lease.ending:
+                lease.successor = job
             else:
                 lease.updated = job.updated
         return new
@@ -80,6 +99,24 @@ class Leases:
     def get(self, job_id: JobId) -> Lease | None:
         """Return the lease on a job, if there is one."""
         return self._by_id.get(job_id)
+
+    def settle(self, lease: Lease, *, written: bool) -> bool:
+        """Take the reply to a write that ends a lease. Returns whether to write once more.
+
+        Written under the fence it was sent with, the lease is over, and if the job was claimed
+        again meanwhile, that is a new run. Not written, such a claim was our own rescue: the same
+        outcome is due under the new fence. Without such a claim the lease is lost.
+        """
+        successor, lease.successor = lease.successor, None
+        if not written and successor is not None:
+            lease.updated = successor.updated
+            return True
+        if successor is not None:
+            again = self._by_id[lease.job.id] = Lease(successor)
+            self._on_claimed_again([again])
+        else:
+            self.drop(lease)
+        return False
 
     def drop(self, lease: Lease) -> None:
         """Forget a lease: its outcome is written, or it is lost."""

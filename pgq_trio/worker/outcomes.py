@@ -105,10 +105,12 @@ class OutcomeWriter:
             for _ in batch:
                 self._finished.popleft()
         if released := list(islice(self._released, MAX_BATCH)):
-            await self._store.release(self._queue_manager_id, [x.claim for x in released])
+            claims = [lease.claim for lease in released]
+            done = await self._store.release(self._queue_manager_id, claims)
             for lease in released:
                 self._released.popleft()
-                self._leases.drop(lease)
+                if self._leases.settle(lease, written=lease.job.id in done):
+                    self._released.append(lease)
         self.on_written()
 
     async def _write(self, batch: list[tuple[Lease, Outcome]]) -> None:
@@ -120,13 +122,11 @@ class OutcomeWriter:
                 raise
             await self._write_around(batch, exc)
             return
-        for record, (lease, outcome) in zip(records, batch, strict=True):
-            if record.claim.job_id in written:
-                self._leases.drop(lease)
-            elif record.claim != lease.claim:  # rescued by ourselves meanwhile
+        for lease, outcome in batch:
+            is_written = lease.job.id in written
+            if self._leases.settle(lease, written=is_written):
                 await self._write([(lease, outcome)])
-            else:
-                self._leases.drop(lease)
+            elif not is_written:
                 self._on_refused(lease, outcome)
 
     async def _write_around(self, batch: list[tuple[Lease, Outcome]], refusal: StoreError) -> None:
@@ -137,12 +137,23 @@ class OutcomeWriter:
             await self._write(batch[middle:])
             return
         lease, outcome = batch[0]
-        if outcome.traceback is None:
-            raise refusal
+        simpler = _simpler(outcome)
         logger.error(
-            "The record of job %s cannot be stored; its outcome %r is written without it",
-            lease.job.id,
+            "The store refuses the outcome %r of job %s; %s",
             outcome.kind,
+            lease.job.id,
+            "its lease is given up" if simpler is None else f"writing {simpler.kind!r} instead",
             exc_info=refusal,
         )
-        await self._write([(lease, Outcome(outcome.kind, None, outcome.delay))])
+        if simpler is None:
+            self._leases.drop(lease)
+            self._on_refused(lease, outcome)
+        else:
+            await self._write([(lease, simpler)])
+
+
+def _simpler(outcome: Outcome) -> Outcome | None:
+    """Return what may be stored when an outcome may not: without its record, then as a failure."""
+    if outcome.traceback is not None:
+        return Outcome(outcome.kind, None, outcome.delay)
+    return Outcome("exception") if outcome.kind != "exception" else None

@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pgq_trio.cli.demo import conductor, files, totals
 from tests.cli.command import Command, Invoke, Result
 
 FILES = 600
@@ -102,16 +103,23 @@ def test_killed_and_finished(command: Command, tree: Path) -> None:
     check_equal(result)
 
 
-def test_the_second_signal_cancels(command: Command, tree: Path) -> None:
+def test_the_second_signal_cancels_and_fresh_forgets(
+    command: Command, invoke: Invoke, tree: Path
+) -> None:
     args = ("demo", str(tree), "--fail-rate", "1")
     first = command.start(*args)
     first.until("schedule `progress`")
     first.signal(signal.SIGINT)
     first.signal(signal.SIGTERM)
     result = first.end()
-    assert result.code == 0
+    assert result.code == 0, result
     assert "jobs left; run the command again" in result.out
     assert closing(result)[-1] == "resources closed"
+
+    result = invoke("demo", str(tree), "--jobs", "5", "--fresh")
+    assert (result.code, result.err) == (0, "")
+    assert "going on" not in result.out
+    assert row(result, "files") == ["files", "5", "5", "equal"]
 
 
 def test_a_server_and_failures(invoke: Invoke, dsn: str, tree: Path) -> None:
@@ -138,7 +146,7 @@ def test_the_standard_library_is_the_default(
     monkeypatch.setenv("PGQUEUER_QUEUE_TABLE", "real_queue")  # must not be touched
     monkeypatch.setenv("PGQUEUER_PREFIX", "mine_")
     result = invoke("demo", "--jobs", "200", "--backend", "asyncio")
-    assert result.code == 0
+    assert result.code == 0, result
     assert row(result, "files") == ["files", "200", "200", "equal"]
     assert "real_queue" not in tables(dsn)
     assert "mine_demo_pgqueuer" in tables(dsn)
@@ -161,8 +169,6 @@ def test_fresh_starts_over_on_a_server(invoke: Invoke, dsn: str, tree: Path) -> 
 def test_wrong_totals_are_a_failure(
     invoke: Invoke, dsn: str, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pgq_trio.cli.demo import conductor, files
-
     def miscount(root: str, limit: int | None) -> files.Sums:
         sums = files.independent_count(root, limit)
         sums.lines += 1
@@ -177,7 +183,10 @@ def test_wrong_totals_are_a_failure(
     assert closing(result)[-1] == "resources closed"
 
 
-def test_one_demo_at_a_time(invoke: Invoke, dsn: str, tree: Path) -> None:
+def test_one_demo_at_a_time(
+    invoke: Invoke, dsn: str, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(totals, "PATIENCE", 0.01)
     with psycopg.connect(dsn) as other:
         other.execute("SELECT pg_advisory_lock(hashtext('pgq-trio demo \"demo_pgqueuer\"'))")
         result = invoke("demo", str(tree), "--dsn", dsn)

@@ -50,6 +50,11 @@ def postmaster(conninfo: str) -> int:
     return int((home(conninfo) / "postmaster.pid").read_text().split()[0])
 
 
+def shared_memory(conninfo: str) -> str:
+    """The id of the server's segment of System V shared memory, which outlives a killed server."""
+    return (home(conninfo) / "postmaster.pid").read_text().splitlines()[6].split()[1]
+
+
 def parent(pid: int) -> int:
     """The parent's process id: the server's is the guard."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

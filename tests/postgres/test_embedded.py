@@ -9,6 +9,7 @@ import os
 import signal
 import stat
 import sys
+import time
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
-from pgq_trio.postgres import _embedded_guard as guard, embedded
+from pgq_trio.postgres import _embedded_guard as guard, _embedded_host as host, embedded
 from pgq_trio.postgres._embedded_share import ServerSpec, ServerState, Share
 from pgq_trio.postgres.embedded import EmbeddedError, open_embedded
 from tests.postgres.embedded_tools import (
@@ -31,7 +32,9 @@ from tests.postgres.embedded_tools import (
     postmaster,
     processes_in,
     query,
+    shared_memory,
 )
+from tests.servers import run_steps
 
 pytestmark = pytest.mark.usefixtures("temporary_in_memory")
 
@@ -155,13 +158,17 @@ async def test_a_signal_to_one_program_spares_the_server(
 async def test_everything_killed_at_once(made_dir: Path, anyio_backend_name: str) -> None:
     async with opener(anyio_backend_name, made_dir) as (process, conninfo):
         query(conninfo, "CREATE TABLE kept AS SELECT 42 AS x")
-        pid = postmaster(conninfo)
+        pid, memory = postmaster(conninfo), shared_memory(conninfo)
+        assert memory in Path("/proc/sysvipc/shm").read_text().split()
         for each in (parent(pid), pid, process.pid):
             os.kill(each, signal.SIGKILL)
         await gone(pid)
     assert (made_dir / "postmaster.pid").exists()
     async with open_embedded(made_dir) as conninfo:
         assert query(conninfo, "SELECT x FROM kept") == 42
+        # What the old one could not remove itself.
+        assert memory != shared_memory(conninfo)
+        assert memory not in Path("/proc/sysvipc/shm").read_text().split()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: PR_SET_PDEATHSIG")
@@ -234,6 +241,7 @@ async def test_a_pid_file_of_a_killed_server(made_dir: Path, alive: bool) -> Non
     async with await anyio.open_process(["sleep", "60"], user=owner) as other:
         try:
             (made_dir / "postmaster.pid").write_text(f"{other.pid}\n{rest}")
+            owned_by_server(made_dir)
             if not alive:
                 other.kill()
                 await other.wait()
@@ -267,7 +275,7 @@ async def test_an_interrupted_move_is_completed(made_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("step", [0, 3, 12])
+@pytest.mark.parametrize("step", [0, 3, 8])
 async def test_cancelled_while_it_opens(
     data_dir: Path, step: int, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,11 +297,34 @@ async def test_cancelled_while_it_opens(
     assert processes_in(share.directory) == []
     if kept:
         assert not (data_dir / guard.UNFINISHED).exists()
+        assert not (data_dir / "PG_VERSION").exists()
         monkeypatch.undo()
         async with open_embedded(data_dir) as conninfo:
             assert query(conninfo, "SELECT 1") == 1
     else:
         assert not share.directory.exists()
+
+
+def test_a_request_to_stop_that_comes_at_once(
+    made_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reaches PostgreSQL before that can handle it, and is not lost."""
+    original = Share._spawn_guard
+
+    def spawn(self: Share, programs: host.Programs, user: host.ServerUser | None) -> bool:
+        assert self._users_lock is not None
+        fcntl.flock(self._users_lock, fcntl.LOCK_UN)
+        return original(self, programs, user)
+
+    monkeypatch.setattr(Share, "_spawn_guard", spawn)
+    for _ in range(3):
+        share = Share(made_dir, ServerSpec(bin_dir=host.wheel_bin_dir(), initdb=()))
+        with suppress(EmbeddedError):  # or it was ready for a moment
+            run_steps(share.opening())
+        began = time.monotonic()
+        run_steps(share.leaving())
+        assert time.monotonic() - began < guard.FAST_SHUTDOWN_LIMIT / 2
+        assert processes_in(made_dir) == []
 
 
 async def test_leaving_is_shielded() -> None:

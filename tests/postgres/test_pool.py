@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 from psycopg.rows import dict_row
 
 from pgq_trio.postgres import (
@@ -187,14 +188,13 @@ async def test_served_and_cancelled_at_the_same_moment(dsn: str) -> None:
                     await anyio.lowlevel.checkpoint()
 
         first, second = anyio.CancelScope(), anyio.CancelScope()
-        async with anyio.create_task_group() as group:
-            async with pool.connection():
-                group.start_soon(work, "first", first)
-                await anyio.wait_all_tasks_blocked()
-                group.start_soon(work, "second", second)
-                await anyio.wait_all_tasks_blocked()
-                # The block ends without a checkpoint, so that the first one still waits.
-                first.cancel()
+        async with anyio.create_task_group() as group, pool.connection():
+            group.start_soon(work, "first", first)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(work, "second", second)
+            await anyio.wait_all_tasks_blocked()
+            # The block ends without a checkpoint, so that the first one still waits.
+            first.cancel()
         assert pool.get_stats()["pool_available"] == 1
         assert served == ["second"]
 
@@ -215,6 +215,45 @@ async def test_killed_connections_are_replaced(dsn: str) -> None:
         assert stats["connections_lost"] == 3
         assert stats["pool_size"] == 1
         assert stats["returns_bad"] == 0
+
+
+async def test_the_end_is_announced_before_it_comes(own_server: OwnServer) -> None:
+    """The server says that it ends a session, and closes the socket some time later."""
+    server_gone = anyio.Event()
+
+    async def relay(client: SocketStream) -> None:
+        server = await anyio.connect_tcp("127.0.0.1", own_server.port)
+        async with client, server, anyio.create_task_group() as group:
+
+            async def upstream() -> None:
+                async for data in client:
+                    await server.send(data)
+
+            group.start_soon(upstream)
+            async for data in server:
+                await client.send(data)
+            server_gone.set()
+            await anyio.sleep_forever()
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(listener.serve, relay)
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
+        dsn = own_server.dsn(host="127.0.0.1", port=port, sslmode="disable")
+        async with open_pool(dsn, max_size=1) as pool:
+            async with pool.connection() as connection:
+                pid = connection.info.backend_pid
+            await anyio.to_thread.run_sync(
+                own_server.execute, "SELECT pg_terminate_backend(%s, 5000)", pid
+            )
+            with anyio.fail_after(SOON):
+                await server_gone.wait()
+                async with pool.connection() as connection:
+                    assert await scalar(connection, "SELECT pg_backend_pid()") != pid
+            assert pool.get_stats()["connections_lost"] == 1
+        group.cancel_scope.cancel()
 
 
 async def test_killed_while_lent(dsn: str) -> None:

@@ -11,8 +11,6 @@ from pgq_trio import Context, Job, Schedule, ScheduleContext
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from pgq_trio import Context as OnlyForCheckers
-
 seen: list[object] = []
 
 
@@ -59,11 +57,6 @@ class Methods:
 
 
 async def with_a_number(number: int, job: Job, ctx: Context) -> None:
-    await anyio.lowlevel.checkpoint()
-    seen.append(ctx.resources)
-
-
-async def under_type_checking(job: Job, ctx: "OnlyForCheckers") -> None:
     await anyio.lowlevel.checkpoint()
     seen.append(ctx.resources)
 

@@ -13,7 +13,7 @@ import pytest
 
 from pgq_trio import Context, InMemoryDriver, Job, PgqError, PgQueuer, QueueManager, Schedule
 from pgq_trio.errors import UnknownJob
-from tests.resources import plain_annotations as handlers
+from tests.resources import checkers_only, plain_annotations as handlers
 from tests.resources.tools import RARE, make_due
 from tests.worker.tools import Gate, Notes, Place, drain, outcome, running, statuses
 
@@ -46,7 +46,7 @@ async def what_it_saw(handler: Any, accepts_context: bool | None = None) -> tupl
         pytest.param(handlers.Methods().method, id="bound method"),
         pytest.param(handlers.Methods(), id="callable object"),
         pytest.param(partial(handlers.with_a_number, 3), id="partial"),
-        pytest.param(handlers.under_type_checking, id="name imported for type checkers only"),
+        pytest.param(checkers_only.handler, id="names imported for type checkers only"),
     ],
 )
 async def test_annotated_handlers_get_the_context(handler: Any) -> None:

@@ -440,7 +440,11 @@ async def test_a_scheduler_manager_takes_a_mapping() -> None:
 
 
 @pytest.mark.parametrize("make", [*QUEUES, as_scheduler_manager])
-@pytest.mark.parametrize("container", [{}, Registry(), types.MappingProxyType({})], ids=repr)
+@pytest.mark.parametrize(
+    "container",
+    [{}, Registry(), types.MappingProxyType({})],
+    ids=lambda container: type(container).__name__,
+)
 async def test_a_constructor_keeps_any_container_as_it_is(
     make: Callable[[Any], PgQueuer], container: object
 ) -> None:

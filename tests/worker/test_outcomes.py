@@ -26,7 +26,7 @@ from tests.worker.tools import (
     statuses,
 )
 
-REFUSED = [{"retry": object()}, {"timeout": 0}, {"timeout": -1}, {"on_failure": "ignore"},
+REFUSED = [{"retry": "no policy"}, {"timeout": 0}, {"timeout": -1}, {"on_failure": "ignore"},
            {"concurrency_limit": -1}, {"max_attempts": 0}]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import anyio
 from psycopg import sql
+from psycopg.errors import LockNotAvailable
 from psycopg.rows import TupleRow
 
 from pgq_trio.cli.database import open_session
@@ -23,6 +24,10 @@ from pgq_trio.settings import Settings
 
 #: How long writing the results may take, in seconds; a resource has 10 s to close.
 SAVE_LIMIT = 8.0
+
+#: How long to wait for another demo to go, in seconds: the server gives the lock of a session
+#: that was closed back a moment later.
+PATIENCE = 2.0
 
 Session: TypeAlias = Connection[TupleRow]
 Say: TypeAlias = Callable[[str], None]
@@ -97,9 +102,13 @@ async def reserve(session: Session, settings: Settings) -> None:
         PgqError: another one does.
     """
     name = f"pgq-trio demo {settings.qualified(settings.queue_table)}"
-    taken = await session.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [name])
-    if await taken.fetchone() != (True,):
-        raise PgqError("another demo is running on this database; wait for it, or stop it")
+    try:
+        async with session.transaction():
+            patience = f"{PATIENCE * 1000:.0f}ms"
+            await session.execute("SELECT set_config('lock_timeout', %s, true)", [patience])
+            await session.execute("SELECT pg_advisory_lock(hashtext(%s))", [name])
+    except LockNotAvailable as exc:
+        raise PgqError("another demo is running on this database; wait for it, or stop it") from exc
 
 
 @asynccontextmanager
