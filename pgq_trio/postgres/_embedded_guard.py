@@ -54,6 +54,9 @@ STOP_AGAIN = 0.5
 #: Seconds between two looks at `USERS_LOCK` while `initdb` runs, which takes less than a second.
 INITDB_POLL = 0.05
 
+#: Seconds that `initdb` gets for its present step when nobody waits for it any more.
+INITDB_LIMIT = 10.0
+
 LOG_SIZE_LIMIT = 1_000_000
 PR_SET_PDEATHSIG = 1
 
@@ -159,8 +162,7 @@ class Guard:
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(INITDB_POLL) == 0
             if self._unused():
-                os.killpg(process.pid, signal.SIGKILL)  # its bootstrap server is in the group
-                process.wait()
+                stop_initdb(process)
                 return False
 
     def _serve(self) -> None:
@@ -192,6 +194,18 @@ class Guard:
     def _stop_when_unused(self, server: subprocess.Popen[bytes]) -> None:
         fcntl.flock(self._users_lock, fcntl.LOCK_EX)  # returns when the last user has left
         stop_server(server)
+
+
+def stop_initdb(process: subprocess.Popen[bytes]) -> None:
+    """Stop `initdb` and return when it has ended."""
+    # Only itself at first: it ends after the step at hand, in a fraction of a second. Its bootstrap
+    # server, which is in the group, would leave its shared memory behind.
+    process.terminate()
+    try:
+        process.wait(INITDB_LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def stop_server(server: subprocess.Popen[bytes]) -> None:

@@ -342,5 +342,3 @@ def test_a_checkpoint_inside_of_a_step_is_found(
     with pytest.raises(AssertionError):
         check(Place("memory:"), backend, [Plan("async", (0, 0))] * 3)
     assert lost
-
-

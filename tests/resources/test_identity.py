@@ -93,9 +93,7 @@ def register_all(pgq: PgQueuer) -> tuple[list[str], list[str]]:
     async def inside(job: Job, ctx: Context) -> None:
         note(ctx.resources, job.entrypoint)
 
-    pgq.qm.register_executor(
-        "whole executor", Whole(EntrypointExecutorParameters(func=no_handler))
-    )
+    pgq.qm.register_executor("whole executor", Whole(EntrypointExecutorParameters(func=no_handler)))
 
     @pgq.schedule("async schedule", RARE)
     async def async_tick(schedule: Schedule, ctx: ScheduleContext) -> None:

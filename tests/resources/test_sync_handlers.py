@@ -358,5 +358,3 @@ async def test_a_sync_context_manager_as_a_resource_works_in_threads(place: Plac
         await pgq.queries.enqueue(["it"] * 30)
         await drain(pgq)
         assert pgq.resources["count"] == 30
-
-

@@ -62,11 +62,7 @@ class TrioTree:
         """Those of them that are not below a nursery opened since by the owner."""
         opened = [one for one in self._owner.child_nurseries if one not in self._nurseries]
         owned = set(self._below(opened))
-        return [
-            task.name
-            for task in self._all()
-            if task not in self._before and task not in owned
-        ]
+        return [task.name for task in self._all() if task not in self._before and task not in owned]
 
 
 class AsyncioTree:
@@ -349,5 +345,3 @@ async def test_a_busy_thread_would_be_found() -> None:
         release.set()
         thread.join()
     assert busy_threads() == []
-
-

@@ -230,5 +230,3 @@ class Barrier:
             self._waiting, self._gone = 0, anyio.Event()
             gone.set()
         await gone.wait()
-
-
