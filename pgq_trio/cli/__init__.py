@@ -40,5 +40,5 @@ def main(ctx: click.Context, place: Place) -> None:  # noqa: ARG001 - the comman
         ctx.exit(2)
 
 
-for command in (install, uninstall, verify, run, enqueue, status, demo):
-    main.add_command(command)
+for _command in (install, uninstall, verify, run, enqueue, status, demo):
+    main.add_command(_command)

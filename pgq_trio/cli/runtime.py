@@ -28,7 +28,7 @@ class Interrupts:
     """
 
     def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope = anyio.CancelScope()
         self.signal: signal.Signals | None = None
         self._handler: Callable[[], None] | None = None
 

@@ -73,8 +73,10 @@ class Connection(InterruptibleConnection[Row]):
         row_factory: AsyncRowFactory[Row] = cast("AsyncRowFactory[Row]", tuple_row),  # noqa: B008
     ) -> None:
         super().__init__(pgconn, row_factory)
-        self.cursor_factory = cast("type[AsyncCursor[Row]]", Cursor)
-        self.server_cursor_factory = cast("type[AsyncServerCursor[Row]]", ServerCursor)
+        self.cursor_factory: type[AsyncCursor[Row]] = cast("type[AsyncCursor[Row]]", Cursor)
+        self.server_cursor_factory: type[AsyncServerCursor[Row]] = cast(
+            "type[AsyncServerCursor[Row]]", ServerCursor
+        )
         self._last_words = _LastWords()
         self._notice_handlers.append(self._last_words)
 

@@ -9,7 +9,7 @@ psycopg's minor release because of them; after raising it, look here first.
 from __future__ import annotations
 
 from psycopg import errors
-from psycopg._capabilities import capabilities
+from psycopg._capabilities import Capabilities, capabilities as _capabilities
 from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, split_attempts
 from psycopg._enums import Ready, Wait
 from psycopg.conninfo import timeout_from_conninfo
@@ -25,6 +25,9 @@ __all__ = [
     "split_attempts",
     "timeout_from_conninfo",
 ]
+
+#: What the libpq in use can do.
+capabilities: Capabilities = _capabilities
 
 #: What psycopg's callers of `wait` catch when its `timeout` is over.
 WaitTimeout = errors._WaitTimeout  # noqa: SLF001

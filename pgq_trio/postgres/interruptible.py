@@ -40,7 +40,7 @@ class InterruptibleConnection(AsyncConnection[Row]):
         # Not `anyio.Lock`, which only its owner may release: a `stream()` or `notifies()` that the
         # caller drops half-way is closed by a task of the event loop.
         self._turns = anyio.Semaphore(1, max_value=1, fast_acquire=True)
-        self.lock = cast("Any", self._turns)
+        self.lock: Any = cast("Any", self._turns)
         self._pace = Pace()
         self._statements_suspect = False
 

@@ -82,13 +82,11 @@ plans = st.lists(
 )
 
 
-class Shared(dict[str, object]):
+class Shared(dict[str, object]):  # noqa: PLW1641 - as a dict
     """The user's own container; equal to any other, so that only `is` tells them apart."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Shared)
-
-    __hash__ = object.__hash__
 
 
 @dataclass

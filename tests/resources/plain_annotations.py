@@ -1,4 +1,3 @@
-# ruff: noqa: FA100 - its annotations are the objects themselves: no `from __future__` here
 """Handlers whose annotations are objects, strings, or names that only type checkers know."""
 
 from typing import TYPE_CHECKING

@@ -28,7 +28,7 @@ async def member(name: str) -> AsyncGenerator[str, None]:
     try:
         yield name
     finally:
-        await anyio.sleep(0.01)
+        await anyio.sleep(0.01)  # noqa: ASYNC102
         say(f"close {name}")
 
 
@@ -53,7 +53,7 @@ async def main(target: str, how: str) -> None:
                 say("started")
                 await anyio.sleep(60)
             finally:
-                say(f"cleaned up with {await server.ask_in_cleanup(21)}")
+                say(f"cleaned up with {await server.ask_in_cleanup(21)}")  # noqa: ASYNC102
 
         await pgq.queries.enqueue("it")
         if how == "handled":

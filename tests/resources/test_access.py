@@ -15,7 +15,7 @@ from pgq_trio import Context, InMemoryDriver, Job, PgqError, PgQueuer, QueueMana
 from pgq_trio.errors import UnknownJob
 from tests.resources import checkers_only, plain_annotations as handlers
 from tests.resources.tools import RARE, make_due
-from tests.worker.tools import Gate, Notes, Place, drain, outcome, running, statuses
+from tests.worker.tools import Gate, Notes, Place, drain, outcome, running, statuses, until
 
 
 @pytest.fixture(autouse=True)
@@ -107,8 +107,7 @@ async def test_schedules_get_the_context(handler: Any, accepts_context: bool | N
         pgq.schedule("it", RARE, accepts_context=accepts_context)(handler)
         await make_due(pgq, "it")
         async with running(pgq):
-            while not handlers.seen:
-                await anyio.sleep(0.005)
+            await until(seen_something)
     assert handlers.seen == [resources]
     assert handlers.seen[0] is resources
 
@@ -118,11 +117,15 @@ async def test_schedules_without_a_context_get_the_schedule_alone() -> None:
         pgq.schedule("it", RARE)(handlers.tick_only)
         await make_due(pgq, "it")
         async with running(pgq):
-            while not handlers.seen:
-                await anyio.sleep(0.005)
+            await until(seen_something)
     (seen,) = handlers.seen
     assert isinstance(seen, Schedule)
     assert seen.entrypoint == "it"
+
+
+async def seen_something() -> bool:
+    await anyio.lowlevel.checkpoint()
+    return bool(handlers.seen)
 
 
 # get_context

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import anyio
 import anyio.from_thread
@@ -36,7 +37,7 @@ class Cleanups:
         finally:
             with anyio.move_on_after(SOON, shield=True):
                 await anyio.sleep(0.02)  # time for a server that is cancelled at once to go
-            self.answers.append((who, await server.ask_in_cleanup(21)))
+            self.answers.append((who, await server.ask_in_cleanup(21)))  # noqa: ASYNC102
             self.story.add("cleaned up")
 
     async def register(self, pgq: PgQueuer) -> list[int]:
@@ -61,8 +62,7 @@ class Cleanups:
             await self.hold("schedule", server_in(ctx))
 
         await make_due(pgq, "schedule")
-        ids = await pgq.queries.enqueue(["async", "async", "sync"])
-        return [one for one in ids if one is not None]
+        return await pgq.queries.enqueue(["async", "async", "sync"])
 
     async def until_all_run(self) -> None:
         await self.running.until(4)
@@ -78,18 +78,19 @@ class Cleanups:
         assert self.story.lines == ["cleaned up"] * 4 + ["close server"]
 
 
+Program = Callable[[], Coroutine[Any, Any, None]]
 #: Runs the program and cancels it from outside once all run.
-Cancel = Callable[[Callable[[], Awaitable[None]], Cleanups], Awaitable[None]]
+Cancel = Callable[[Program, Cleanups], Awaitable[None]]
 
 
-async def by_scope(program: Callable[[], Awaitable[None]], cleanups: Cleanups) -> None:
+async def by_scope(program: Program, cleanups: Cleanups) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(program)
         await cleanups.until_all_run()
         tasks.cancel_scope.cancel()
 
 
-async def by_own_scope(program: Callable[[], Awaitable[None]], cleanups: Cleanups) -> None:
+async def by_own_scope(program: Program, cleanups: Cleanups) -> None:
     async def cancel() -> None:
         await cleanups.until_all_run()
         scope.cancel()
@@ -100,7 +101,7 @@ async def by_own_scope(program: Callable[[], Awaitable[None]], cleanups: Cleanup
             await program()
 
 
-async def by_timeout(program: Callable[[], Awaitable[None]], cleanups: Cleanups) -> None:
+async def by_timeout(program: Program, cleanups: Cleanups) -> None:
     async def begin_the_countdown() -> None:
         await cleanups.until_all_run()
         scope.deadline = anyio.current_time() + 0.02
@@ -111,7 +112,7 @@ async def by_timeout(program: Callable[[], Awaitable[None]], cleanups: Cleanups)
             await program()
 
 
-async def by_sibling(program: Callable[[], Awaitable[None]], cleanups: Cleanups) -> None:
+async def by_sibling(program: Program, cleanups: Cleanups) -> None:
     boom = Boom()
     with pytest.raises(ExceptionGroup) as caught:
         async with anyio.create_task_group() as tasks:
@@ -121,7 +122,7 @@ async def by_sibling(program: Callable[[], Awaitable[None]], cleanups: Cleanups)
     assert leaves(caught.value) == [boom]
 
 
-async def by_native_nursery(program: Callable[[], Awaitable[None]], cleanups: Cleanups) -> None:
+async def by_native_nursery(program: Program, cleanups: Cleanups) -> None:
     """What a program uses that knows nothing of AnyIO."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(program)
@@ -129,7 +130,7 @@ async def by_native_nursery(program: Callable[[], Awaitable[None]], cleanups: Cl
         nursery.cancel_scope.cancel()
 
 
-async def by_native_cancel(program: Callable[[], Awaitable[None]], cleanups: Cleanups) -> None:
+async def by_native_cancel(program: Program, cleanups: Cleanups) -> None:
     """The same on asyncio: `Task.cancel`, as `asyncio.timeout` and `TaskGroup` use it."""
 
     async def run() -> None:
@@ -142,7 +143,7 @@ async def by_native_cancel(program: Callable[[], Awaitable[None]], cleanups: Cle
         await task
 
 
-async def by_native_timeout(program: Callable[[], Awaitable[None]], cleanups: Cleanups) -> None:
+async def by_native_timeout(program: Program, cleanups: Cleanups) -> None:
     async def begin_the_countdown() -> None:
         await cleanups.until_all_run()
         timeout.reschedule(asyncio.get_running_loop().time() + 0.02)
@@ -222,7 +223,7 @@ async def test_it_answers_when_entered_into_resources_and_below_others() -> None
                     running.set()
                     await anyio.sleep_forever()
                 finally:
-                    answers.append(await server.ask_in_cleanup(21))
+                    answers.append(await server.ask_in_cleanup(21))  # noqa: ASYNC102
 
             await pgq.queries.enqueue("it")
             await pgq.start()
@@ -262,7 +263,7 @@ async def test_it_answers_to_cleanups_of_jobs_cancelled_by_id(place: Place) -> N
                 running.add(job.id)
                 await anyio.sleep_forever()
             finally:
-                answers.append(await server_in(ctx).ask_in_cleanup(21))
+                answers.append(await server_in(ctx).ask_in_cleanup(21))  # noqa: ASYNC102
 
         (job_id,) = await pgq.queries.enqueue("it")
         assert job_id is not None

@@ -177,7 +177,7 @@ async def test_a_close_that_hangs_is_bounded_and_skips_nothing(
     monkeypatch.setattr("pgq_trio.resources.CLOSE_LIMIT", 0.05)
     story, body = Story(), Boom("body")
     began = anyio.current_time()
-    with pytest.raises((PgqError, TimeoutError, ExceptionGroup, Boom)) as caught:  # noqa: SIM117
+    with pytest.raises((PgqError, TimeoutError, ExceptionGroup, Boom)) as caught:
         with anyio.CancelScope() as scope:
             async with opened(
                 chain(story, one=None, stuck=anyio.sleep_forever, also=anyio.sleep_forever)

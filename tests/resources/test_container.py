@@ -249,4 +249,5 @@ async def test_another_task_cannot_enter_into_it() -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(other)
+            tasks.start_soon(other)
     assert story.lines == ["enter one", "close one"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import anyio.from_thread
@@ -65,7 +66,9 @@ class Ticking(AbstractScheduleExecutor):
         await anyio.lowlevel.checkpoint()
 
 
-def register_all(pgq: PgQueuer) -> tuple[list[str], list[str]]:
+def register_all(
+    pgq: PgQueuer,
+) -> tuple[list[str], list[str]]:
     """Register a handler of each kind; the names of the jobs and of the schedules."""
 
     @pgq.entrypoint("async job")
@@ -129,8 +132,8 @@ def register_all(pgq: PgQueuer) -> tuple[list[str], list[str]]:
 
 async def test_everybody_gets_the_very_object(place: Place) -> None:
     notes: Notes[tuple[str, object]] = Notes()
-    registry = Registry(notes=notes)
-    async with place.open(resources=registry) as pgq:  # type: ignore[arg-type]
+    registry: Any = Registry(notes=notes)
+    async with place.open(resources=registry) as pgq:
         assert pgq.resources is registry
         assert pgq.qm.resources is registry
         assert pgq.sm.resources is registry

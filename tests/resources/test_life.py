@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Self
 
 import anyio
 import anyio.to_thread
@@ -55,8 +56,7 @@ class Program:
             await self.hold("schedule")
 
         await make_due(pgq, "schedule")
-        ids = await pgq.queries.enqueue(["job"] * 2)
-        return [one for one in ids if one is not None]
+        return await pgq.queries.enqueue(["job"] * 2)
 
 
 #: Ends the program: gets the application, the program and the scope around `open`.
@@ -209,7 +209,7 @@ class Transaction(dict[str, object]):
         super().__init__()
         self.left_with: list[BaseException | None] = []
 
-    async def __aenter__(self) -> Transaction:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:

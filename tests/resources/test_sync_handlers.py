@@ -266,15 +266,16 @@ async def test_a_coroutine_that_nobody_awaited_fails_the_job_and_says_what_to_do
         def wrong(job: Job, ctx: Context) -> object:
             return client_in(ctx).send("never")
 
-        @pgq.entrypoint("wrong lambda")
+        @pgq.entrypoint("wrong later")
         def also_wrong(job: Job, ctx: Context) -> object:
-            return (lambda: client_in(ctx).send("never"))()
+            coroutine: object = client_in(ctx).send("never")
+            return coroutine
 
         @pgq.entrypoint("right")
         def right(job: Job, ctx: Context) -> None:
             anyio.from_thread.run(client_in(ctx).send, "from a thread")
 
-        ids = await pgq.queries.enqueue(["wrong", "wrong lambda", "right"])
+        ids = await pgq.queries.enqueue(["wrong", "wrong later", "right"])
         await drain(pgq)
         for job_id in ids[:2]:
             assert job_id is not None
@@ -321,9 +322,13 @@ async def test_the_same_mistake_in_a_schedule_does_not_stop_the_others(
         async with running(pgq):
             with anyio.fail_after(SOON):
                 await right_ran.wait()
-                while "anyio.from_thread.run" not in caplog.text:
-                    await anyio.sleep(0.005)
+            await until(lambda: logged(caplog))
     assert client.sent == ["from a thread"]
+
+
+async def logged(caplog: pytest.LogCaptureFixture) -> bool:
+    await anyio.lowlevel.checkpoint()
+    return "anyio.from_thread.run" in caplog.text
 
 
 async def test_handlers_that_return_an_awaitable_on_purpose_are_awaited() -> None:

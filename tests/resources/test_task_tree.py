@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,14 +110,10 @@ def busy_threads() -> list[str]:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     busy: list[str] = []
     for ident, top in sys._current_frames().items():
-        if ident == threading.get_ident():
-            continue
-        frame = top
-        while frame is not None:  # type: ignore[redundant-expr]
+        frame: types.FrameType | None = top
+        while frame is not None and ident != threading.get_ident():
             if any(part in frame.f_code.co_filename for part in ours):
                 busy.append(names.get(ident, str(ident)))
-                break
-            if frame.f_back is None:
                 break
             frame = frame.f_back
     return busy
@@ -127,7 +124,7 @@ def open_sockets() -> set[str]:
     found: set[str] = set()
     for link in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(link)
+            target = str(link.readlink())
         except FileNotFoundError:  # the one that lists the directory
             continue
         if target.startswith("socket:"):
@@ -222,7 +219,7 @@ def register(
 ENDS = ["released", "cancelled", "failed"]
 
 
-class Failed(Exception):
+class BodyError(Exception):
     pass
 
 
@@ -246,12 +243,12 @@ async def test_everything_descends_from_the_nursery_of_open(
                 world.check_while_running(at_least=10)
                 if end == "failed":
                     release.set()
-                    raise Failed
+                    raise BodyError
                 release.set()
                 if end == "cancelled":
                     scope.cancel()
                     await anyio.sleep_forever()
-    except Failed:
+    except BodyError:
         pass
     await world.check_nothing_is_left()
 

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import anyio
-from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from anyio.abc import ObjectReceiveStream, ObjectSendStream, TaskStatus
 
 from pgq_trio import PgQueuer, Queries, SchedulerManager
 from pgq_trio.abc import NewSchedule
@@ -100,10 +100,10 @@ class Story:
             yield name
         finally:
             # No shield of its own: whoever closes a resource has to give it one.
-            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()  # noqa: ASYNC102
             self.add(f"close {name}")
             if closing is not None:
-                await closing()
+                await closing()  # noqa: ASYNC102
 
     @asynccontextmanager
     async def container(self) -> AsyncGenerator[dict[str, object], None]:
@@ -142,9 +142,10 @@ class Server:
             return await self.ask(number)
         return -1
 
-    async def serve(self) -> None:
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
         """Answer until cancelled."""
         async with self._inbox, self._requests:
+            task_status.started()
             async for number, reply in self._inbox:
                 async with reply:
                     await reply.send(number * 2)
@@ -156,7 +157,7 @@ class Server:
         """Serve in the background of a block."""
         server = cls()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.serve, name="the server of a resource")
+            await tasks.start(server.serve, name="the server of a resource")
             try:
                 yield server
             finally:

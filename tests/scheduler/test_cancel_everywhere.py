@@ -65,7 +65,7 @@ class CancelAtStep(trio.abc.Instrument):
         self._scope = scope
         self.steps = 0
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - trio's
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self.steps += 1
         if self.steps == self._step:
             self._scope.cancel()

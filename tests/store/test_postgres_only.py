@@ -300,7 +300,7 @@ class TestSlotRace:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(claim)
                 with anyio.fail_after(PATIENCE):
-                    while not await _somebody_waits(other):  # noqa: ASYNC110 - nobody tells us
+                    while not await _somebody_waits(other):
                         await anyio.sleep(0.01)
                 await other.commit()
             assert got == ["b"]

@@ -117,7 +117,7 @@ async def test_a_handler_that_returns_in_spite_of_it_harms_nothing(place: Place)
         async def stubborn(job: Job, ctx: Context) -> None:
             with anyio.CancelScope(shield=True):
                 entered.add(job.id)
-                while not ctx.cancellation.cancel_called:  # noqa: ASYNC110 - a flag
+                while not ctx.cancellation.cancel_called:
                     await anyio.sleep(0.005)
 
         async with running(pgq):

@@ -166,7 +166,7 @@ async def test_heartbeats_go_on_after_the_store_failed_for_a_while(place: Place)
 
             @pgq.entrypoint("it")
             async def handler(job: Job) -> None:
-                while watched.jobs.calls["heartbeat"] < 5:  # noqa: ASYNC110 - a count
+                while watched.jobs.calls["heartbeat"] < 5:
                     await anyio.sleep(0.01)
                 done.set()
 

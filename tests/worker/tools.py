@@ -140,7 +140,7 @@ class Gate:
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = SOON) -> None:
     """Ask the database until a condition holds; for what sends no event."""
     with anyio.fail_after(within):
-        while not await condition():  # noqa: ASYNC110 - another process sends no event
+        while not await condition():
             await anyio.sleep(0.01)
 
 

@@ -48,7 +48,7 @@ class _Steps(trio.abc.Instrument):
         self.count = 0
         self._on_step = on_step
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self.count += 1
         self._on_step(self.count)
 

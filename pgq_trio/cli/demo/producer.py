@@ -37,7 +37,7 @@ class Producer:
 
     def __init__(self, options: Options, queries: Queries, totals: Totals) -> None:
         self.planned: set[str] = set()
-        self.complete = False
+        self.complete: bool = False
         self._options = options
         self._queries = queries
         self._totals = totals

@@ -43,7 +43,7 @@ class Totals:
 
     def __init__(self, results: dict[str, FileResult]) -> None:
         self._results: dict[str, FileResult] = {}
-        self.sums = Sums()
+        self.sums: Sums = Sums()
         self.missing: set[str] = set()
         self.finished = False
         for key, result in results.items():

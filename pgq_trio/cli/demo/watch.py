@@ -28,10 +28,10 @@ class Watch:
     def __init__(self) -> None:
         self.running: set[JobId] = set()
         self.ended: Counter[str] = Counter()
-        self.retries = 0
-        self.broken = 0
-        self.waits = array("d")
-        self.changed = Wakeup()
+        self.retries: int = 0
+        self.broken: int = 0
+        self.waits: array[float] = array("d")
+        self.changed: Wakeup = Wakeup()
         self._since = datetime.max.replace(tzinfo=UTC)
         self._clock_offset = timedelta(0)
 

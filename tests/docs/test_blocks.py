@@ -1,0 +1,105 @@
+"""Every Python block of the documentation runs as written.
+
+The convention, for who writes a page: each block fenced as `python` is run, those of one page in
+order and in one namespace, as if they were one module. A page runs what it defines: either in the
+block itself or in a later one, with `anyio.run(main)` or `trio.run(main)`. A function that nothing
+on its page calls fails the test, since nobody would notice when it breaks. Warnings are errors.
+What is not to be run is fenced as something else, such as `text` or `pycon`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.run_page import BLOCK
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+#: Seconds that the blocks of one page may take.
+BOUND = 60
+
+
+def has_blocks(page: Path) -> bool:
+    """Whether there is anything to run on a page."""
+    return BLOCK.search(page.read_text(encoding="utf-8")) is not None
+
+
+def uncalled(page: Path, cwd: Path) -> list[str]:
+    """Run a page in a process of its own; the functions on it that nothing called."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.docs.run_page", str(page)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.fail(f"{page} does not run:\n{done.stdout}\n{done.stderr}", pytrace=False)
+    last = done.stdout.splitlines()[-1]
+    return last.removeprefix("not called:").split()
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if has_blocks(page)], ids=lambda page: page.stem
+)
+def test_blocks_of_the_page(page: Path, tmp_path: Path) -> None:
+    assert uncalled(page, tmp_path) == []
+
+
+def test_the_pages_that_have_to_have_code_have_some() -> None:
+    with_blocks = {page.relative_to(ROOT).as_posix() for page in PAGES if has_blocks(page)}
+    assert {"README.md", "docs/how-to/resources.md"} <= with_blocks
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert missing == []
+
+
+# The test of pages can fail
+
+
+def test_a_page_that_is_wrong_fails_where_it_is_wrong(tmp_path: Path) -> None:
+    page = tmp_path / "wrong.md"
+    page.write_text("# Wrong\n\n```python\na = 1\n```\n\ntext\n\n```python\nassert a == 2\n```\n")
+    with pytest.raises(pytest.fail.Exception, match=r'wrong\.md", line 10, in <module>'):
+        uncalled(page, tmp_path)
+
+
+def test_a_warning_is_an_error(tmp_path: Path) -> None:
+    page = tmp_path / "warns.md"
+    page.write_text("```python\nimport warnings\n\nwarnings.warn('old')\n```\n")
+    with pytest.raises(pytest.fail.Exception, match="UserWarning: old"):
+        uncalled(page, tmp_path)
+
+
+def test_blocks_share_a_namespace_and_nothing_else_is_run(tmp_path: Path) -> None:
+    page = tmp_path / "right.md"
+    page.write_text(
+        "```python\nnumbers = []\n```\n\n```text\nraise SystemExit(3)\n```\n\n"
+        "- in a list:\n  ```python\n  numbers.append(1)\n  ```\n\n"
+        "```python\nassert numbers == [1]\n```\n"
+    )
+    assert uncalled(page, tmp_path) == []
+
+
+def test_a_function_that_nothing_calls_is_named(tmp_path: Path) -> None:
+    page = tmp_path / "forgotten.md"
+    page.write_text(
+        "```python\nimport functools\nimport threading\n\n\ndef used() -> None: ...\n\n\n"
+        "@functools.cache\ndef also_used() -> None: ...\n\n\nasync def main() -> None: ...\n\n\n"
+        "used()\nthread = threading.Thread(target=also_used)\nthread.start()\nthread.join()\n```\n"
+    )
+    assert uncalled(page, tmp_path) == ["main"]
