@@ -153,7 +153,8 @@ class Resources(MutableMapping[str, object]):
         self._values: dict[str, object] = dict(values)
         # Entered while an application opens, a resource is the application's to close, also when
         # the factory fails half way and this object is lost.
-        self._stack = _opening.get() or _Stack()
+        opening = _opening.get()
+        self._stack = _Stack() if opening is None else opening
         self._floor = len(self._stack)
         self._task: int | None = None
 

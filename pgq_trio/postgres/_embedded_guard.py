@@ -6,13 +6,13 @@ that program ended. It imports the standard library only and all of it at the st
 gives up its rights before it touches the directory, and its new user may not be able to read
 Python's files.
 
-Two files in the data directory are locked with `flock`; the kernel unlocks them for the dead.
+Three files in the data directory are locked with `flock`; the kernel unlocks them for the dead.
 
 * `USERS_LOCK`: every program that uses the server holds it shared. Whoever gets it exclusively
   knows that nobody uses the server.
-* `SERVER_LOCK`: a guard holds it exclusively for its life, so there is one at most, and writes the
-  process id of its PostgreSQL into it. Its children inherit the lock: while it is held, something
-  is still at work in the directory, even if the guard itself was killed.
+* `GUARD_LOCK`: a guard holds it exclusively for its life, so there is one at most.
+* `SERVER_LOCK`: the guard and all its children hold it, so while it is held something is at work in
+  the directory, even if the guard was killed. The process id of PostgreSQL is written in it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from pathlib import Path
 from types import FrameType
 
 USERS_LOCK = "pgq-trio.users"
+GUARD_LOCK = "pgq-trio.guard"
 SERVER_LOCK = "pgq-trio.server"
+LOCKS = (USERS_LOCK, GUARD_LOCK, SERVER_LOCK)
 LOG = "pgq-trio.log"
 
 #: Where `initdb` works, and what that is renamed to when it has finished.
@@ -311,13 +313,17 @@ def main() -> int:
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
-    server_lock = open_file(SERVER_LOCK, os.O_RDWR | os.O_CREAT)
-    if not try_lock(server_lock, fcntl.LOCK_EX):
+    # In this order, and the files are closed in the other at the end: whoever finds the server lock
+    # held and the guard lock free sees orphans of a guard that was killed.
+    server_lock, guard_lock = (
+        open_file(name, os.O_RDWR | os.O_CREAT) for name in (SERVER_LOCK, GUARD_LOCK)
+    )
+    if not (try_lock(guard_lock, fcntl.LOCK_EX) and try_lock(server_lock, fcntl.LOCK_EX)):
         return BUSY
     os.ftruncate(server_lock, 0)
     log = open_log()
     if os.fork() != 0:
-        return 0  # the lock is the child's now, and the opener need not wait for it
+        return 0  # the locks are the child's now, and the opener need not wait for it
     nothing = os.open(os.devnull, os.O_RDONLY)
     for fd, source in ((0, nothing), (1, log), (2, log)):
         os.dup2(source, fd)

@@ -235,7 +235,7 @@ def user_name(uid: int) -> str:
 def _check_contents(directory: Path) -> None:
     entries = set(os.listdir(directory))  # noqa: PTH208 - names
     started = "PG_VERSION" in entries or entries & {guard.UNFINISHED, guard.FINISHED}
-    ours = {guard.USERS_LOCK, guard.SERVER_LOCK, guard.LOG, f"{guard.LOG}.1", "lost+found"}
+    ours = {*guard.LOCKS, guard.LOG, f"{guard.LOG}.1", "lost+found"}
     # Another program may have completed the cluster after we listed the directory.
     if not started and entries - ours and not (directory / "PG_VERSION").exists():
         raise EmbeddedError(

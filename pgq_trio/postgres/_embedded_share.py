@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,7 @@ class ServerState(enum.Enum):
 
     ABSENT = "absent"
     BUSY = "busy"  # being made, started or stopped
+    ORPHANED = "orphaned"  # its guard was killed
     READY = "ready"
 
 
@@ -83,6 +85,7 @@ class Share:
         self._directory: Path | None = None
         self._link: Path | None = None
         self._users_lock: int | None = None
+        self._guard_lock: int | None = None
         self._server_lock: int | None = None
 
     @property
@@ -115,6 +118,7 @@ class Share:
         programs = usable_programs(self._spec.bin_dir, user)
         check_version(self._directory, programs.major)
         self._users_lock = self._open_lock(guard.USERS_LOCK, user)
+        self._guard_lock = self._open_lock(guard.GUARD_LOCK, user)
         self._server_lock = self._open_lock(guard.SERVER_LOCK, user)
         while not guard.try_lock(self._users_lock, fcntl.LOCK_SH):
             yield  # a guard is stopping the server
@@ -125,6 +129,7 @@ class Share:
                     raise EmbeddedError(self._start_failure())
                 ours_started = self._spawn_guard(programs, user)
             else:
+                self._stop_orphan(state)
                 yield
         self._make_link()
 
@@ -143,10 +148,10 @@ class Share:
 
     def close(self) -> None:
         """Give up the share at once; the guard sees to the rest."""
-        for lock in (self._users_lock, self._server_lock):
+        for lock in (self._users_lock, self._guard_lock, self._server_lock):
             if lock is not None:
                 os.close(lock)
-        self._users_lock = self._server_lock = None
+        self._users_lock = self._guard_lock = self._server_lock = None
         if self._link is not None:
             self._link.unlink(missing_ok=True)
             with suppress(OSError):
@@ -155,11 +160,15 @@ class Share:
 
     def state(self) -> ServerState:
         """What runs on the directory now."""
-        if self._server_lock is None:
-            raise RuntimeError("the share is closed")
-        if guard.try_lock(self._server_lock, fcntl.LOCK_SH):
-            fcntl.flock(self._server_lock, fcntl.LOCK_UN)
-            return ServerState.ABSENT
+        for lock, state in (
+            (self._server_lock, ServerState.ABSENT),
+            (self._guard_lock, ServerState.ORPHANED),
+        ):
+            if lock is None:
+                raise RuntimeError("the share is closed")
+            if guard.try_lock(lock, fcntl.LOCK_SH):
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                return state
         with suppress(FileNotFoundError):
             lines = (self.directory / "postmaster.pid").read_bytes().splitlines()
             # The file may be that of a server that was killed, hence the look at the process id.
@@ -189,14 +198,21 @@ class Share:
         The guard waits for the exclusive lock. We get it while the guard has not woken up yet, and
         give it back; we get it shared when others use the server; neither when it is stopping.
         """
-        if self.state() is ServerState.ABSENT:
+        if (state := self.state()) is ServerState.ABSENT:
             return True
+        self._stop_orphan(state)
         if guard.try_lock(users_lock, fcntl.LOCK_EX):
             others = False
         else:
             others = guard.try_lock(users_lock, fcntl.LOCK_SH)
         fcntl.flock(users_lock, fcntl.LOCK_UN)
         return others
+
+    def _stop_orphan(self, state: ServerState) -> None:
+        """Request fast shutdown of a server whose guard was killed; Linux does so by itself."""
+        if state is ServerState.ORPHANED and (pid := self.pid()) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
 
     def _open_lock(self, name: str, user: ServerUser | None) -> int:
         try:

@@ -179,7 +179,7 @@ async def test_a_killed_guard_takes_the_server_with_it(
 
     def state(self: Share) -> ServerState:
         seen.add(now := original(self))
-        if now is ServerState.BUSY:
+        if now is ServerState.ORPHANED:
             with suppress(ProcessLookupError):
                 os.kill(checkpointer, signal.SIGCONT)
         return now
@@ -200,7 +200,7 @@ async def test_a_killed_guard_takes_the_server_with_it(
             async with open_embedded(made_dir) as again:
                 assert query(again, "SELECT 1") == 1
                 assert postmaster(again) != pid
-        assert ServerState.BUSY in seen
+        assert ServerState.ORPHANED in seen
     assert processes_in(made_dir) == []
 
 
@@ -213,9 +213,12 @@ def test_a_pid_file_that_says_ready_too_early(closed_dir: Path) -> None:
     share = Share(None, ServerSpec(bin_dir=closed_dir, initdb=()))
     share._directory = closed_dir
     share._server_lock = os.open(lock, os.O_RDWR | os.O_CREAT)
-    with lock.open("rb") as held_by_guard:
+    share._guard_lock = os.open(closed_dir / guard.GUARD_LOCK, os.O_RDWR | os.O_CREAT)
+    with lock.open("rb") as server, (closed_dir / guard.GUARD_LOCK).open("rb") as guards:
         assert share.state() is ServerState.ABSENT
-        assert guard.try_lock(held_by_guard.fileno(), fcntl.LOCK_EX)
+        assert guard.try_lock(server.fileno(), fcntl.LOCK_EX)
+        assert share.state() is ServerState.ORPHANED
+        assert guard.try_lock(guards.fileno(), fcntl.LOCK_EX)
         for written, expected in (("", "BUSY"), ("1\n", "BUSY"), ("12\n", "READY")):
             lock.write_text(written)
             assert share.state().name == expected

@@ -278,8 +278,19 @@ async def yields_nothing() -> AsyncGenerator[None, None]:
     yield
 
 
-async def forgot_the_decorator() -> AsyncIterator[dict[str, object]]:
-    yield {}
+class Nothing:
+    """Iterates over nothing."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> dict[str, object]:
+        raise StopAsyncIteration
+
+
+def forgot_the_decorator() -> AsyncIterator[dict[str, object]]:
+    """What an `async def` with a `yield` returns when `@asynccontextmanager` is missing."""
+    return (one async for one in Nothing())
 
 
 @contextmanager

@@ -132,7 +132,7 @@ class Server:
     async def ask(self, number: int) -> int:
         """Have the background task double a number."""
         send, receive = anyio.create_memory_object_stream[int]()
-        async with receive:
+        async with send, receive:
             await self._requests.send((number, send))
             return await receive.receive()
 
