@@ -27,6 +27,9 @@ T = TypeVar("T")
 #: How long one resource may take to close, in seconds, before the next one has its turn.
 CLOSE_LIMIT = 10.0
 
+#: A factory may return a factory, but not for ever.
+MAX_CALLS = 10
+
 #: What `open(resources=...)` takes.
 ResourcesSource: TypeAlias = (
     MutableMapping[str, object]
@@ -37,22 +40,33 @@ ResourcesSource: TypeAlias = (
 
 
 class _Entry:
-    """One entered context manager inside of the scope that will bound its closing.
+    """Something to be closed, within `CLOSE_LIMIT`.
 
-    The scope has to be entered before the resource and left after it, since a resource may hold
-    scopes and task groups of its own. Until it closes it does nothing: a failing outer resource
-    must be able to cancel everything inside.
+    A resource may hold scopes and task groups of its own, so the scope that bounds its closing
+    has to be entered before it and left after it. Until it closes this scope does nothing: a
+    failing outer resource must be able to cancel everything inside.
     """
 
     def __init__(self, name: str, exit_: Callable[..., Awaitable[object]]) -> None:
         self._name = name
         self._exit = exit_
+        self._scope: anyio.CancelScope | None = None
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has to be left in the order of the scopes around it."""
+        return self._scope is not None
+
+    def bind(self) -> None:
+        """Enter the scope around a resource that is about to be entered."""
         self._scope = anyio.CancelScope()
         self._scope.__enter__()
 
     def abandon(self, exc: BaseException) -> bool:
         """Leave the scope of a resource that could not be entered."""
-        return bool(self._scope.__exit__(type(exc), exc, exc.__traceback__))
+        return self._scope is not None and bool(
+            self._scope.__exit__(type(exc), exc, exc.__traceback__)
+        )
 
     async def close(self, passing: BaseException | None) -> BaseException | None:
         """Close the resource with the exception that passes by, and return what passes on.
@@ -60,20 +74,27 @@ class _Entry:
         Raises:
             Exception: what went wrong in closing.
         """
-        self._scope.shield = True
-        self._scope.deadline = anyio.current_time() + CLOSE_LIMIT
+        if self._scope is None:
+            self.bind()
+        scope = cast("anyio.CancelScope", self._scope)
+        scope.shield = True
+        scope.deadline = anyio.current_time() + CLOSE_LIMIT
         kind, traceback = (type(passing), passing.__traceback__) if passing else (None, None)
         try:
             if await self._exit(kind, passing, traceback):
                 passing = None
         except BaseException as exc:  # noqa: ASYNC103 - the scope tells its own cancellation
-            if not self._scope.__exit__(type(exc), exc, exc.__traceback__):
+            # Where a scope around this one is cancelled as well, asyncio does not say whose it was.
+            timed_out = anyio.current_time() >= scope.deadline and exc is not passing
+            timed_out = timed_out and isinstance(exc, anyio.get_cancelled_exc_class())
+            if not scope.__exit__(type(exc), exc, exc.__traceback__) and not timed_out:
                 if is_only(exc, passing):  # a task group wraps what it passes on
                     return passing  # noqa: ASYNC104 - passed on by the caller
                 raise
         else:
-            self._scope.__exit__(None, None, None)
-        if self._scope.cancelled_caught:
+            timed_out = False
+            scope.__exit__(None, None, None)
+        if timed_out or scope.cancelled_caught:
             raise ResourceError(
                 f"closing the resource {self._name!r} took longer than {CLOSE_LIMIT:g} s; "
                 "it was cancelled there"
@@ -88,18 +109,31 @@ class _Stack:
         self._entries: list[_Entry] = []
         self.sealed = False
 
-    def __len__(self) -> int:
+    @property
+    def depth(self) -> int:
+        """How many are to be closed."""
         return len(self._entries)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether some have to be closed in the order of the scopes around them."""
+        return any(entry.is_bound for entry in self._entries)
 
     async def enter(self, manager: AbstractAsyncContextManager[T], name: str) -> T:
         entry = _Entry(name, manager.__aexit__)
+        entry.bind()
+        position = self.depth
         # On the stack already while it is entered: what it enters itself lies above it.
         self._entries.append(entry)
         try:
             return await manager.__aenter__()
         except BaseException as exc:
-            self._entries.remove(entry)
-            if entry.abandon(exc):
+            try:
+                await self.close(exc, floor=position + 1)  # noqa: ASYNC102 - shielded, one by one
+            finally:
+                self._entries.remove(entry)
+                is_own = entry.abandon(exc)
+            if is_own:
                 raise ResourceError(  # noqa: ASYNC104 - it was its own scope's
                     f"entering the resource {name!r} cancelled itself"
                 ) from exc
@@ -115,7 +149,7 @@ class _Stack:
         """
         errors: list[Exception] = []
         passing = exc
-        while len(self._entries) > floor:
+        while self.depth > floor:
             entry = self._entries.pop()
             try:
                 passing = await entry.close(passing)
@@ -155,8 +189,9 @@ class Resources(MutableMapping[str, object]):
         # the factory fails half way and this object is lost.
         opening = _opening.get()
         self._stack = _Stack() if opening is None else opening
-        self._floor = len(self._stack)
+        self._floor = self._stack.depth
         self._task: int | None = None
+        self._is_closed_by_caller = False
 
     def __getitem__(self, key: str) -> object:
         return self._values[key]
@@ -220,12 +255,26 @@ class Resources(MutableMapping[str, object]):
             )
         return value
 
-    def handed_over(self) -> _Stack:
-        """Leave the closing of what was entered to the caller."""
+    def handed_over(self, opening: _Stack) -> _Stack:
+        """Return what the application that is being opened has to close.
+
+        Raises:
+            ResourceError: something was entered before, in the order of scopes that are not the
+                application's, and nobody else closes it.
+        """
+        if self._stack is opening or self._is_closed_by_caller:
+            return opening
+        if self._stack.is_bound:
+            raise ResourceError(
+                "these resources were entered before the application was opened, so it cannot "
+                "close them in order: enter them in a factory given as resources=, or use "
+                "`async with Resources() as resources:` around `open`"
+            )
         return self._stack
 
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint()
+        self._is_closed_by_caller = True
         return self
 
     async def __aexit__(
@@ -292,26 +341,27 @@ class opened_resources:  # noqa: N801 - used like a function, as contextlib's ar
         self._stack.sealed = True
         return container
 
-    async def _enter(self, source: object, *, called: bool = False) -> ResourceMapping:
+    async def _enter(self, source: object, calls: int = 0) -> ResourceMapping:
         if isinstance(source, Resources):
-            self._adopt(source)
+            self._stack = source.handed_over(self._stack)
             return source
         if isinstance(source, AbstractAsyncContextManager):
             manager = cast("AbstractAsyncContextManager[object]", source)
             name = type(manager).__name__
             source = await self._stack.enter(manager, name)
             what = f"the context manager given as resources yielded {source!r}"
-        elif callable(source) and not called and not _is_container(source):
-            result = source()
+        elif _is_factory(source) and calls < MAX_CALLS:
+            result = cast("Callable[[], object]", source)()
             if inspect.isawaitable(result):
                 result = await result
-            return await self._enter(result, called=True)
+            return await self._enter(Resources() if result is None else result, calls + 1)
         else:
-            what = f"the callable returned {source!r}" if called else f"resources is {source!r}"
+            what = f"a callable returned {source!r}" if calls else f"resources is {source!r}"
         if not _is_container(source):
             raise ResourceError(
                 f"{what}, which is no mapping. Give a mapping, an async context manager that "
-                "yields one, or a function that returns either."
+                "yields one, or a function that returns either; a synchronous context manager is "
+                "entered in such a function: `await resources.enter(name, manager)`."
             )
         return cast("ResourceMapping", source)
 
@@ -324,10 +374,6 @@ class opened_resources:  # noqa: N801 - used like a function, as contextlib's ar
                 raise combined("entering resources failed, and closing them", [exc, closing])  # noqa: B904
             raise
 
-    def _adopt(self, resources: Resources) -> None:
-        """Close what was entered into these resources before anybody opened the application."""
-        self._stack = resources.handed_over()
-
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -335,6 +381,13 @@ class opened_resources:  # noqa: N801 - used like a function, as contextlib's ar
         traceback: TracebackType | None,
     ) -> bool:
         return await self._stack.close(exc)  # noqa: ASYNC102 - shielded, one by one
+
+
+def _is_factory(value: object) -> bool:
+    """Whether to call it; a context manager of contextlib is callable as a decorator only."""
+    if _is_container(value) or not callable(value):
+        return False
+    return isinstance(value, type) or not isinstance(value, AbstractContextManager)
 
 
 def _is_container(value: object) -> bool:

@@ -63,8 +63,11 @@ async def deaf() -> AsyncGenerator[Outside, None]:
                 except Exception as exc:  # noqa: BLE001 - kept out of the group, raised below
                     error = exc
             watcher.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise_as_itself(group)
+    except BaseException as exc:  # noqa: BLE001, ASYNC103 - see below
+        # On Trio the cancellation from outside is raised here. An error of the block is worth
+        # more: it would be lost, and the cancellation is raised again at the next checkpoint.
+        if error is None or not isinstance(exc, anyio.get_cancelled_exc_class()):
+            raise_as_itself(exc)
     if error is not None:
-        raise error
+        raise_as_itself(error, own=error)
     await anyio.lowlevel.checkpoint_if_cancelled()

@@ -46,18 +46,19 @@ async def open_service_group() -> AsyncGenerator[ServiceGroup, None]:
     error comes out as itself.
     """
     error: Exception | None = None
-    try:
-        async with deaf() as outside, anyio.create_task_group() as tasks:
-            with anyio.CancelScope() as block:  # noqa: ASYNC100 - the caller's block is inside
-                outside.cancels(block)
-                try:
-                    yield ServiceGroup(tasks)
-                except Exception as exc:  # noqa: BLE001 - kept out of the group, raised below
-                    error = exc
-            tasks.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        if error is None:
-            raise_as_itself(group)
-        raise BaseExceptionGroup("the block and its services failed", [error, group]) from None
-    if error is not None:
-        raise error
+    async with deaf() as outside:
+        try:
+            async with anyio.create_task_group() as tasks:
+                with anyio.CancelScope() as block:  # noqa: ASYNC100 - the caller's block is inside
+                    outside.cancels(block)
+                    try:
+                        yield ServiceGroup(tasks)
+                    except Exception as exc:  # noqa: BLE001 - kept out of the group, raised below
+                        error = exc
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if error is None:
+                raise_as_itself(group)
+            raise BaseExceptionGroup("the block and its services failed", [error, group]) from None
+        if error is not None:
+            raise_as_itself(error, own=error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 
 import anyio
 import pytest
@@ -108,13 +108,27 @@ async def test_in_an_application_it_closes_with_it_and_once() -> None:
     assert story.lines == ["closed"]
 
 
-async def test_what_was_entered_before_open_closes_with_the_application() -> None:
+async def test_what_nobody_could_close_in_order_is_refused() -> None:
     story = Story()
-    resources = Resources()
-    await resources.enter("one", story.member("one"))
-    async with PgQueuer.open("memory:", resources=resources):
-        story.add("block")
-    assert story.lines == ["enter one", "block", "close one"]
+    async with AsyncExitStack() as stack:
+        resources = Resources()
+        await resources.enter("one", story.member("one"))
+        stack.push_async_exit(resources)
+        with pytest.raises(ResourceError, match="factory"):
+            async with PgQueuer.open("memory:", resources=resources):
+                story.add("never")
+        assert story.lines == ["enter one"]
+    assert story.lines == ["enter one", "close one"]
+
+
+async def test_what_the_caller_closes_outlives_the_application() -> None:
+    story = Story()
+    async with Resources() as resources:
+        await resources.enter("one", story.member("one"))
+        async with PgQueuer.open("memory:", resources=resources) as pgq:
+            assert pgq.resources is resources
+        story.add("closed")
+    assert story.lines == ["enter one", "closed", "close one"]
 
 
 async def test_deleting_a_name_does_not_keep_it_from_being_closed() -> None:

@@ -88,12 +88,21 @@ class AsyncioTree:
                 parents[id(task)] = id(state.cancel_scope._host_task)
         found: list[str] = []
         for task in self._new():
+            if _is_about_to_begin(task):
+                continue
             ancestor: int | None = id(task)
             while ancestor is not None and ancestor != self._owner:
                 ancestor = parents.get(ancestor)
             if ancestor is None:  # nobody's: made by asyncio.create_task or by a dead parent
                 found.append(task.get_name())
         return found
+
+
+def _is_about_to_begin(task: asyncio.Task[object]) -> bool:
+    """Whether a worker thread has just asked for it: AnyIO knows it from its first step on."""
+    coroutine = task.get_coro()
+    name = "" if coroutine is None else coroutine.__qualname__
+    return task not in _task_states and "run_async_from_thread" in name
 
 
 Tree = TrioTree | AsyncioTree
