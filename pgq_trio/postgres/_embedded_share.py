@@ -255,7 +255,8 @@ class Share:
         )
         if finished.returncode not in {0, guard.BUSY}:
             raise EmbeddedError(
-                f"the embedded server's guard failed in {self.directory}: {finished.stdout.strip()}"
+                f"the guard of the embedded server in {self.directory} failed with exit status "
+                f"{finished.returncode}: {finished.stdout.strip()}"
             )
         return finished.returncode == 0
 

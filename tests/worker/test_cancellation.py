@@ -99,6 +99,15 @@ async def test_a_claimed_job_that_waits_is_not_started(place: Place) -> None:
 
             await until(both_claimed)
             assert await pgq.queries.mark_job_as_cancelled(second) == {second}
+
+            async def heard() -> bool:
+                engine = pgq._core._engine
+                assert engine is not None
+                assert engine.worker is not None
+                lease = engine.worker._leases.get(second)
+                return lease is None or lease.cancelled
+
+            await until(heard)
             (third,) = await pgq.queries.enqueue("it")
             gate.open()
             await gate.left.until(2)
