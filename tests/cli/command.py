@@ -68,21 +68,21 @@ class Running:
         self._out: list[str] = []
         self._err: list[str] = []
 
-    def until(self, text: str) -> None:
-        """Read lines of its output until one holds the text."""
-        self._read(self._process.stdout, self._out, text)
+    def until(self, *texts: str) -> None:
+        """Read lines of its output until one holds one of the texts."""
+        self._read(self._process.stdout, self._out, texts)
 
     def until_error(self, text: str) -> None:
         """Read lines of its standard error until one holds the text."""
-        self._read(self._process.stderr, self._err, text)
+        self._read(self._process.stderr, self._err, (text,))
 
-    def _read(self, stream: IO[str] | None, lines: list[str], text: str) -> None:
+    def _read(self, stream: IO[str] | None, lines: list[str], texts: tuple[str, ...]) -> None:
         assert stream is not None
         for line in stream:
             lines.append(line)
-            if text in line:
+            if any(text in line for text in texts):
                 return
-        raise AssertionError(f"no {text!r} in {self.end()}")
+        raise AssertionError(f"none of {texts} in {self.end()}")
 
     def signal(self, number: signal.Signals, *, group: bool = False) -> None:
         """Send a signal, to the whole group if it is to be a terminal's Ctrl-C."""

@@ -69,7 +69,7 @@ def tables(dsn: str) -> set[str]:
 def test_interrupted_and_finished(command: Command, tree: Path, backend: str) -> None:
     args = ("demo", str(tree), "--backend", backend)
     first = command.start(*args)
-    first.until("20 %")
+    first.until("20 %", "21 %", "22 %", "23 %", "24 %")
     first.signal(signal.SIGINT, group=True)
     result = first.end()
     assert (result.code, result.err) == (0, ""), result
@@ -95,7 +95,7 @@ def test_interrupted_and_finished(command: Command, tree: Path, backend: str) ->
 
 def test_killed_and_finished(command: Command, tree: Path) -> None:
     first = command.start("demo", str(tree))
-    first.until("20 %")
+    first.until("20 %", "21 %", "22 %", "23 %", "24 %")
     first.signal(signal.SIGKILL)
     assert "resources closed" not in first.end().out
     result = command.run("demo", str(tree))

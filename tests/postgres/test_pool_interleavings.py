@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import anyio
+import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
@@ -29,6 +30,7 @@ class Client:
     release: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     connection: Connection[Any] | None = None
+    killed: bool = False
     over: bool = False
 
 
@@ -50,8 +52,11 @@ class World:
                 client.connection = connection
                 self.served.append(client.number)
                 await client.release.wait()
-                if not connection.closed:
+                try:
                     await connection.execute("SELECT 1")
+                except psycopg.OperationalError:
+                    if not client.killed:
+                        raise
         client.connection = None
         client.over = True
 
@@ -86,6 +91,7 @@ class World:
             elif action == "return":
                 client.release.set()
             elif client.connection is not None:
+                client.killed = True
                 client.connection.terminate()
 
 
