@@ -100,8 +100,7 @@ class AsyncioTree:
 
 def _is_about_to_begin(task: asyncio.Task[object]) -> bool:
     """Whether a worker thread has just asked for it: AnyIO knows it from its first step on."""
-    coroutine = task.get_coro()
-    name = "" if coroutine is None else coroutine.__qualname__
+    name = str(getattr(task.get_coro(), "__qualname__", ""))
     return task not in _task_states and "run_async_from_thread" in name
 
 
