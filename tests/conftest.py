@@ -23,12 +23,6 @@ TEST_DSN = os.environ.get("PGQ_TEST_DSN")
 SHARED_SERVERS = [pytest.param(TEST_DSN, id="PGQ_TEST_DSN")] if TEST_DSN else OWN_BINARIES
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Have AnyIO's plugin run every `async def test_…` without a mark on each."""
-    if config.option.anyio_mode is None:
-        config.option.anyio_mode = "auto"
-
-
 @pytest.fixture(scope="module", params=["trio", "asyncio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Every async test runs on Trio, then on asyncio."""

@@ -179,7 +179,7 @@ async def too_slow() -> None:
 async def test_a_close_that_hangs_is_bounded_and_skips_nothing(
     opened: Opens, monkeypatch: pytest.MonkeyPatch, ended: str
 ) -> None:
-    monkeypatch.setattr("pgq_trio.resources.CLOSE_LIMIT", 0.05)
+    monkeypatch.setattr("pgq_trio.concurrency.closing.CLOSE_LIMIT", 0.05)
     story, body = Story(), Boom("body")
     began = anyio.current_time()
     with pytest.raises((PgqError, TimeoutError, ExceptionGroup, Boom)) as caught:
@@ -205,7 +205,7 @@ async def test_a_close_that_hangs_is_bounded_and_skips_nothing(
 async def test_the_limit_is_for_closing_not_for_living(
     opened: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgq_trio.resources.CLOSE_LIMIT", 0.05)
+    monkeypatch.setattr("pgq_trio.concurrency.closing.CLOSE_LIMIT", 0.05)
     story = Story()
     async with opened(chain(story, one=None, two=None)):
         await anyio.sleep(0.15)
