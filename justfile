@@ -15,7 +15,7 @@ test *args:
     pytest -q -n 2 --dist loadgroup {{ args }}
 
 # Everything CI looks at beside the tests
-check: lint types floors wheel
+check: lint types floors coverage wheel
 
 # Format the code
 fmt:
@@ -37,6 +37,13 @@ types:
 # A module imports only from lower floors
 floors:
     lint-imports
+
+# Lines and branches that tests reach; one event loop and one server tell as much as all of them
+coverage:
+    coverage erase
+    coverage run -m pytest -q -n 2 -k "not asyncio and not postgresql-system"
+    coverage combine -q
+    coverage report --fail-under=93
 
 # The built wheel in a clean environment
 wheel:

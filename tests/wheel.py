@@ -42,6 +42,11 @@ def main() -> None:
         assert program.stdout == "greeted Ada Edsger Grace\n", program.stdout
         command = place / "venv" / "bin" / "pgq-trio"
         subprocess.run([str(command), "--version"], check=True, cwd=directory)
+        demo = [str(command), "demo", "--jobs", "100"]
+        shown = subprocess.run(
+            demo, check=True, capture_output=True, text=True, cwd=directory, timeout=120
+        )
+        assert shown.stdout.endswith("resources closed\n"), shown.stdout
     print("the wheel works in a clean environment")
 
 
