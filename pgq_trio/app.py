@@ -14,7 +14,7 @@ from anyio.abc import TaskStatus
 
 from pgq_trio.abc import Driver, Observer
 from pgq_trio.client.queries import Queries
-from pgq_trio.concurrency.errors import raise_as_itself
+from pgq_trio.concurrency.errors import raise_as_itself, unwrapped
 from pgq_trio.concurrency.outside import deaf
 from pgq_trio.core import Core
 from pgq_trio.db import InMemoryDriver
@@ -117,18 +117,23 @@ class PgQueuer(RegistersEntrypoints, RegistersSchedules):
                         outside.spares(opening)
                         app = cls(driver, settings=settings, observers=observers)
                         app._core.resources = container
-                        async with anyio.create_task_group() as root:
-                            outside.cancels(root.cancel_scope)
-                            app._core.root = root
-                            try:
-                                yield app
-                            except Exception as exc:  # noqa: BLE001 - raised below, as itself
-                                error = exc
-                                root.cancel_scope.cancel()
-                            finally:
-                                app._core.closed = True
-                            if app._core.is_running:
-                                app.request_shutdown()
+                        try:
+                            async with anyio.create_task_group() as root:
+                                outside.cancels(root.cancel_scope)
+                                app._core.root = root
+                                try:
+                                    yield app
+                                except Exception as exc:  # noqa: BLE001 - raised below, as itself
+                                    error = exc
+                                    root.cancel_scope.cancel()
+                                finally:
+                                    app._core.closed = True
+                                if app._core.is_running:
+                                    app.request_shutdown()
+                        except ExceptionGroup as group:
+                            if error is None:
+                                raise
+                            error.add_note(f"Ending the run failed as well: {unwrapped(group)!r}")
                         if error is not None:
                             raise error  # through the resources, which may want to know
         except BaseExceptionGroup as group:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 
+import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup, TaskStatus
 
 from pgq_trio.abc import Driver, Observer
 from pgq_trio.client.queries import Queries
-from pgq_trio.concurrency.elsewhere import run_in
+from pgq_trio.concurrency.elsewhere import open_own_group, run_in
 from pgq_trio.concurrency.shutdown import Shutdown
 from pgq_trio.engine import Engine
 from pgq_trio.errors import PgqError, UnknownJob
@@ -57,12 +60,17 @@ class Core:
         """
         engine = self._begin(entrypoints=entrypoints, schedules=schedules)
         try:
-            if self.root is None:
-                await engine.run(options, started)
-            elif not await run_in(
-                self.root, lambda ready: engine.run(options, ready), name="run", started=started
-            ):
-                raise PgqError("the application was closed while run() was going")
+            async with AsyncExitStack() as stack:
+                root = self.root
+                if root is None:
+                    root = await stack.enter_async_context(open_own_group())
+                # In a task of its own: asyncio's `Task.cancel` pierces the shields of the task
+                # that it is called on, and the caller may be wrapped in anything.
+                if not await run_in(
+                    root, lambda ready: engine.run(options, ready), name="run", started=started
+                ):
+                    await anyio.lowlevel.checkpoint_if_cancelled()
+                    raise PgqError("the application was closed while run() was going")
         finally:
             self._end()
 

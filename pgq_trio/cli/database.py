@@ -15,10 +15,11 @@ from pgq_trio.cli.place import Place
 from pgq_trio.cli.runtime import Backend, Interrupts, execute
 from pgq_trio.client.queries import Queries
 from pgq_trio.db import PsycopgDriver
-from pgq_trio.errors import StoreError
+from pgq_trio.errors import PgqError, StoreError
 from pgq_trio.postgres import Connection, connect
 from pgq_trio.postgres.embedded import open_embedded
 from pgq_trio.settings import Settings, default_dsn
+from pgq_trio.targets import EMBEDDED, MEMORY
 
 R = TypeVar("R")
 
@@ -29,12 +30,28 @@ def ask(place: Place, question: Callable[[Queries], Awaitable[R]]) -> R:
     async def command(_interrupts: Interrupts) -> R:
         with place.in_environment():
             settings = place.settings()
-            if not place.is_embedded:
+            directory = place.directory if place.is_embedded else _embedded_in(default_dsn())
+            if directory is None:
                 return await _ask(default_dsn(), settings, question)
-            async with open_embedded(place.directory) as dsn:
+            async with open_embedded(directory) as dsn:
                 return await _ask(dsn, settings, question)
 
     return execute(command)
+
+
+def _embedded_in(dsn: str) -> Path | None:
+    """Return the directory of a target such as `embedded:DIR`, as `open` understands it.
+
+    Raises:
+        PgqError: a queue that no other program can see.
+    """
+    if dsn.startswith(EMBEDDED) and dsn != EMBEDDED:
+        return Path(dsn.removeprefix(EMBEDDED))
+    if dsn in {EMBEDDED, MEMORY}:
+        raise PgqError(
+            f"{dsn!r} is a queue of one program alone; give a DSN, or --embedded with --data DIR"
+        )
+    return None
 
 
 async def _ask(dsn: str, settings: Settings, question: Callable[[Queries], Awaitable[R]]) -> R:

@@ -93,7 +93,8 @@ class Queries:
             entrypoint: who is to run it; a list makes a batch, over which scalars are broadcast.
             payload: bytes for the handler.
             priority: higher runs first.
-            execute_after: an offset from the database's now, or an aware datetime.
+            execute_after: an offset from the database's now, a `timedelta` or seconds, or an aware
+                datetime.
             dedupe_key: at most one job with this key is queued or running at a time.
             headers: a JSON object beside the payload.
             on_conflict: when a dedupe key is taken: "raise", "skip" (the id is None), or

@@ -144,8 +144,9 @@ class ClosingStack:
                 passing = await entry.close(passing)
             except Exception as error:  # noqa: BLE001 - collected, and raised when all are closed
                 errors.append(error)
-                # Outwards goes what nested `async with` blocks would pass on.
-                passing = error
+                # At a good end the others close as at a good end; else outwards goes what nested
+                # `async with` blocks would pass on.
+                passing = None if passing is None else error
             except BaseException as error:  # noqa: BLE001, ASYNC103 - raised below, all closed
                 passing = error
         if errors:

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import anyio
 from anyio.abc import TaskGroup
+
+from pgq_trio.concurrency.errors import raise_as_itself
+
+
+@asynccontextmanager
+async def open_own_group() -> AsyncGenerator[TaskGroup, None]:
+    """Open a task group out of which an exception of the block comes as itself."""
+    error: Exception | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            try:
+                yield tasks
+            except Exception as exc:  # noqa: BLE001 - kept out of the group, raised below
+                error = exc
+    except BaseExceptionGroup as group:
+        raise_as_itself(group)
+    if error is not None:
+        raise_as_itself(error, own=error)
 
 
 async def run_in(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias, cast
 
-#: When a job may run: an offset from the database's now, or an aware point in time.
-ExecuteAfter: TypeAlias = timedelta | datetime
+#: When a job may run: an offset from the database's now, a `timedelta` or seconds, or an aware
+#: point in time.
+ExecuteAfter: TypeAlias = timedelta | float | datetime
 Headers: TypeAlias = Mapping[str, object]
 
 _INT4 = range(-(2**31), 2**31)
@@ -58,7 +59,7 @@ def new_jobs(
         count = len(entrypoints)
     payloads = _column("payload", payload, count, bytes, bytearray, memoryview)
     priorities = _column("priority", priority, count, int)
-    afters = _column("execute_after", execute_after, count, timedelta, datetime)
+    afters = _column("execute_after", execute_after, count, timedelta, int, float, datetime)
     keys = _column("dedupe_key", dedupe_key, count, str)
     heads = _column("headers", headers, count, Mapping)
     return [
@@ -151,8 +152,15 @@ def _when(value: object) -> tuple[timedelta | None, datetime | None]:
         return None, None
     if isinstance(value, timedelta):
         return value, None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return timedelta(seconds=value), None
+        except (ValueError, OverflowError) as exc:
+            raise ValueError(f"execute_after {value!r} is no number of seconds: {exc}") from exc
     if not isinstance(value, datetime):
-        raise TypeError(f"execute_after is a timedelta or a datetime, got {value!r}")
+        raise TypeError(
+            f"execute_after is a timedelta, seconds or an aware datetime, got {value!r}"
+        )
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValueError(
             f"execute_after {value.isoformat()} has no time zone; "

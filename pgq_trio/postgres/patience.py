@@ -56,7 +56,11 @@ async def keep_trying(connect: Callable[[], Awaitable[T]], limit: float) -> T:
                 failure = exc
             delay = backoff(attempt)
             attempt += 1
-            logger.info("no connection yet, next attempt in %.2f s: %s", delay, failure)
+            logger.warning(
+                "no connection yet, next attempt in %.2f s: %s",
+                delay,
+                " ".join(str(failure).split()),
+            )
             await anyio.sleep(delay)
     failure.add_note(f"pgq-trio tried for {limit:g} s (reconnect_timeout)")
     raise failure

@@ -6,6 +6,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from pgq_trio.abc import SchemaStore
+from pgq_trio.errors import SchemaDrift, SchemaMissing
 from pgq_trio.postgres.sql_port import SqlConnection
 from pgq_trio.schema.statements import install_statements, uninstall_statements
 from pgq_trio.schema.verify import Found, catalog_params, differences, missing_names
@@ -27,7 +28,11 @@ class PostgresSchema(SchemaStore):
         self._settings = settings
 
     async def install(self) -> None:
-        await self._sql.run_script(install_statements(self._settings))
+        try:
+            await self._sql.run_script(install_statements(self._settings))
+        except SchemaMissing as exc:
+            # An index on a column that an older table lacks: `install` leaves tables as they are.
+            raise SchemaDrift(await self.verify()) from exc
 
     async def uninstall(self) -> None:
         await self._sql.run_script(uninstall_statements(self._settings))

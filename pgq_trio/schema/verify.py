@@ -17,6 +17,7 @@ Key: TypeAlias = tuple[str, str]
 Found: TypeAlias = Mapping[Key, str]
 
 _INSTALL = "mend it with `pgq-trio install`"
+_BY_HAND = "mend it with PgQueuer's `pgq upgrade`, or by hand if that refuses"
 _UPGRADE = "mend it with PgQueuer's `pgq upgrade`"
 
 
@@ -56,7 +57,8 @@ def differences(found: Found, settings: Settings) -> list[str]:
             cure = _UPGRADE if wanted.key[0] in {"column", "constraint"} else _INSTALL
             lines.append(f"{wanted.name} is missing; {cure}")
         elif (problem := _problem(wanted, actual, settings)) is not None:
-            lines.append(f"{wanted.name} {problem}; {_UPGRADE}")
+            cure = _BY_HAND if wanted.key[0] == "column" else _UPGRADE
+            lines.append(f"{wanted.name} {problem}; {cure}")
     return lines
 
 

@@ -10,15 +10,13 @@ import anyio
 from pgq_trio.abc import Claimed, ClaimRequest, JobStore
 from pgq_trio.concurrency.backoff import Backoff
 from pgq_trio.concurrency.wakeup import Wakeup
-from pgq_trio.errors import ConnectionLost, StoreError
+from pgq_trio.errors import StoreError
 from pgq_trio.types import QueueExecutionMode, QueueManagerId
+from pgq_trio.worker.answers import answer_to
 from pgq_trio.worker.dispatcher import Dispatcher
 from pgq_trio.worker.leases import Leases
 from pgq_trio.worker.options import RunOptions
 from pgq_trio.worker.outcomes import OutcomeWriter
-
-#: A claim cannot be abandoned half way: the server may have committed it. Its shield ends here.
-CLAIM_LIMIT = 10.0
 
 #: Outcomes that may wait for the store before claiming pauses, as a multiple of the jobs that may
 #: run at once; bounds memory through an outage.
@@ -140,9 +138,8 @@ class Claimer:
             limited_batch_size=limited,
             heartbeat_timeout=self._options.heartbeat_timeout,
         )
-        with anyio.move_on_after(CLAIM_LIMIT, shield=True):
-            return await self._store.claim(request)
-        raise ConnectionLost(f"a claim got no answer within {CLAIM_LIMIT:g} s")
+        # Not to be abandoned half way: the server may have committed it.
+        return await answer_to("a claim", self._store.claim(request), shield=True)
 
     def _time_of_next_look(self, claimed: Claimed, batch: int, limited: int) -> float:
         now = anyio.current_time()

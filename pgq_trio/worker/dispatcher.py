@@ -242,7 +242,7 @@ class Dispatcher:
         reason = lease.reason or CancelReason.shutdown
         if reason is CancelReason.lease_lost:
             lease.ending = True
-            self._leases.drop(lease)
+            self._leases.settle(lease, written=True)
         else:
             self._writer.release(lease)
         if self._emit is not None:
@@ -257,7 +257,7 @@ async def _execute(
     except Exception as exc:  # noqa: BLE001 - a handler may raise anything
         return exc
     except anyio.get_cancelled_exc_class() as exc:  # noqa: ASYNC103 - see below
-        if anyio.current_effective_deadline() == -math.inf:
+        if anyio.current_effective_deadline() == -math.inf or _is_cancelled_natively():
             raise
         # On asyncio, awaiting a future that somebody cancelled raises this in a task that nobody
         # cancelled: an error of the handler like any other.
@@ -265,6 +265,17 @@ async def _execute(
         stray.__cause__ = exc
         return stray  # noqa: ASYNC104 - nobody cancelled this task
     return None
+
+
+def _is_cancelled_natively() -> bool:
+    """Whether somebody called asyncio's own `Task.cancel` on this task, as the end of a loop does.
+
+    AnyIO has no public way to ask, so this looks at what its task info holds.
+    """
+    reference = getattr(anyio.get_current_task(), "_task", None)
+    task: object = reference() if callable(reference) else None
+    cancelling = getattr(task, "cancelling", None)
+    return callable(cancelling) and bool(cancelling())
 
 
 def _log_failure(lease: Lease, kind: str, error: Exception) -> None:

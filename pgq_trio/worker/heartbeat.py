@@ -11,6 +11,7 @@ from pgq_trio.abc import JobStore
 from pgq_trio.concurrency.backoff import Backoff
 from pgq_trio.errors import StoreError
 from pgq_trio.types import CancelReason, QueueManagerId
+from pgq_trio.worker.answers import ANSWER_LIMIT, answer_to
 from pgq_trio.worker.leases import Leases
 
 #: Heartbeats in one lease: two may fail before the third comes too late.
@@ -56,7 +57,8 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         sent = [(lease, lease.claim) for lease in self._leases]
-        owned = await self._store.heartbeat(self._queue_manager_id, [claim for _, claim in sent])
+        beat = self._store.heartbeat(self._queue_manager_id, [claim for _, claim in sent])
+        owned = await answer_to("a heartbeat", beat, limit=min(ANSWER_LIMIT, self._interval))
         for lease, claim in sent:
             # Under a newer claim, or on its way to the store, a lease is judged elsewhere.
             if claim.job_id not in owned and lease.claim == claim and not lease.ending:

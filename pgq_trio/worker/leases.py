@@ -51,7 +51,7 @@ class Lease:
             self.reason = reason
         self.cancelled = True
         if self.scope is not None:
-            self.scope.cancel()
+            self.scope.cancel(reason.value)
 
 
 class Leases:
@@ -82,7 +82,7 @@ class Leases:
         A waiting or running job that is here already was our own stale row, rescued by ourselves:
         the heartbeat had failed for too long. It goes on under the new claim instead of running a
         second time. Of one whose outcome is on its way only the reply to that write tells whether
-        the claim is such a rescue or a new run (`settle`).
+        the claim is such a rescue or a new run (`settle`). One that lost its lease ends first.
         """
         new: list[Lease] = []
         for job in jobs:
@@ -90,7 +90,7 @@ class Leases:
             if lease is None:
                 lease = self._by_id[job.id] = Lease(job)
                 new.append(lease)
-            elif lease.ending:
+            elif lease.ending or lease.reason is CancelReason.lease_lost:
                 lease.successor = job
             else:
                 lease.updated = job.updated

@@ -20,6 +20,7 @@ from pgq_trio.concurrency.wakeup import Wakeup
 from pgq_trio.errors import StoreError
 from pgq_trio.model.outcomes import Finished, Outcome
 from pgq_trio.types import QueueManagerId
+from pgq_trio.worker.answers import answer_to
 from pgq_trio.worker.leases import Lease, Leases
 
 logger: logging.Logger = logging.getLogger("pgq_trio.worker")
@@ -106,7 +107,7 @@ class OutcomeWriter:
                 self._finished.popleft()
         if released := list(islice(self._released, MAX_BATCH)):
             claims = [lease.claim for lease in released]
-            done = await self._store.release(self._queue_manager_id, claims)
+            done = await answer_to("a release", self._store.release(self._queue_manager_id, claims))
             for lease in released:
                 self._released.popleft()
                 if self._leases.settle(lease, written=lease.job.id in done):
@@ -116,7 +117,9 @@ class OutcomeWriter:
     async def _write(self, batch: list[tuple[Lease, Outcome]]) -> None:
         records = [Finished(lease.claim, outcome) for lease, outcome in batch]
         try:
-            written = await self._store.finish(self._queue_manager_id, records)
+            written = await answer_to(
+                "a batch of outcomes", self._store.finish(self._queue_manager_id, records)
+            )
         except StoreError as exc:
             if exc.retryable:
                 raise
@@ -124,6 +127,10 @@ class OutcomeWriter:
             return
         for lease, outcome in batch:
             is_written = lease.job.id in written
+            if outcome.kind == "retry" and lease.successor is not None:
+                # Rescued by ourselves, or the reply to an earlier try was lost: either way the
+                # job has its next attempt already.
+                is_written = True
             if self._leases.settle(lease, written=is_written):
                 await self._write([(lease, outcome)])
             elif not is_written:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
 
@@ -76,3 +78,28 @@ def test_uninstall_asks(invoke: Invoke, installed_dsn: str) -> None:
     assert (result.code, result.out) == (0, "uninstalled\n")
     assert "'pgqueuer'" in result.err
     assert tables(installed_dsn) == []
+
+
+def test_an_older_table_is_no_reason_to_be_told_to_install(
+    invoke: Invoke, installed_dsn: str
+) -> None:
+    with psycopg.connect(installed_dsn) as connection:
+        connection.execute("ALTER TABLE pgqueuer DROP COLUMN slot")
+    result = invoke("install", "--dsn", installed_dsn)
+    assert result.code == 1
+    assert "column pgqueuer.slot is missing" in result.err
+    assert "`pgq upgrade`" in result.err
+
+
+def test_a_private_server_may_be_given_as_open_takes_it(invoke: Invoke, tmp_path: Path) -> None:
+    target = f"embedded:{tmp_path / 'data'}"
+    result = invoke("install", "--dsn", target)
+    assert (result.code, result.out) == (0, "installed\n")
+    assert invoke("verify", "--dsn", target).code == 0
+
+
+@pytest.mark.parametrize("target", ["memory:", "embedded:"])
+def test_a_queue_of_one_program_alone_cannot_be_asked(invoke: Invoke, target: str) -> None:
+    result = invoke("status", "--dsn", target)
+    assert result.code == 1
+    assert "one program alone" in result.err

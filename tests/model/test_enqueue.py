@@ -47,6 +47,13 @@ def test_bytes_like_payloads_become_bytes() -> None:
         assert isinstance(job.payload, bytes)
 
 
+def test_an_offset_may_be_seconds() -> None:
+    jobs = made(entrypoint=["a", "b"], execute_after=[2, 0.5])
+    assert [job.delay for job in jobs] == [timedelta(seconds=2), timedelta(seconds=0.5)]
+    (job,) = made(execute_after=1.5)
+    assert job.delay == timedelta(seconds=1.5)
+
+
 def test_a_point_in_time_is_kept_as_it_is() -> None:
     at = datetime(2030, 1, 1, tzinfo=UTC)
     (job,) = made(execute_after=at)
@@ -68,7 +75,10 @@ def test_a_point_in_time_is_kept_as_it_is() -> None:
         ({"priority": 2**31}, ValueError, "32 bits"),
         ({"execute_after": datetime(2030, 1, 1)}, ValueError, "no time zone"),  # noqa: DTZ001
         ({"execute_after": "soon"}, TypeError, "execute_after"),
-        ({"entrypoint": ["a"], "execute_after": ["soon"]}, TypeError, "timedelta or a datetime"),
+        ({"entrypoint": ["a"], "execute_after": ["soon"]}, TypeError, "timedelta, seconds or"),
+        ({"execute_after": float("nan")}, ValueError, "no number of seconds"),
+        ({"execute_after": 1e300}, ValueError, "no number of seconds"),
+        ({"entrypoint": ["a"], "execute_after": [True]}, TypeError, "seconds or"),
         ({"dedupe_key": 3}, TypeError, "dedupe_key"),
         ({"entrypoint": ["a"], "dedupe_key": [3]}, TypeError, "dedupe_key is a string"),
         ({"dedupe_key": "\x00"}, ValueError, "NUL"),

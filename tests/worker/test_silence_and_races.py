@@ -1,0 +1,200 @@
+"""A store that falls silent, replies that come late or never, and asyncio's own cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from pgq_trio import InMemoryDriver, Job, PgQueuer, Queries, RetryRequested
+from pgq_trio.abc import Claimed
+from pgq_trio.errors import ConnectionLost
+from pgq_trio.types import CancelReason
+from pgq_trio.worker.leases import Lease, Leases
+from tests.worker.stores import WatchedDriver
+from tests.worker.tools import Notes, Place, drain, in_table, outcome, running
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def job(**changes: Any) -> Job:
+    return replace(
+        Job(
+            id=1,
+            priority=0,
+            created=NOW,
+            updated=NOW,
+            heartbeat=NOW,
+            execute_after=NOW,
+            status="picked",
+            entrypoint="it",
+            queue_manager_id=uuid4(),
+        ),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("silent", ["finish", "heartbeat"])
+async def test_a_statement_without_an_answer_is_sent_again(
+    place: Place, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgq_trio.worker.answers.ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr("pgq_trio.worker.heartbeat.ANSWER_LIMIT", 0.2)
+    fallen_silent = anyio.Event()
+    async with place.driver() as driver:
+        watched = WatchedDriver(driver)
+
+        async def before(name: str, given: object) -> None:
+            if name == silent and not fallen_silent.is_set():
+                fallen_silent.set()
+                await anyio.sleep_forever()
+
+        watched.jobs.before = before
+        async with Place(watched).open() as pgq:
+            ran: Notes[int] = Notes()
+
+            @pgq.entrypoint("it")
+            async def handler(job: Job) -> None:
+                ran.add(job.attempts)
+                if silent == "heartbeat":
+                    await fallen_silent.wait()
+                    await anyio.sleep(0.5)
+
+            (job_id,) = await pgq.queries.enqueue("it")
+            await drain(pgq, heartbeat_timeout=1.2)
+            assert await outcome(pgq.queries, job_id) == "successful"
+    assert ran.entries == [0]
+    assert watched.jobs.calls[silent] >= 2
+
+
+async def test_a_retry_whose_reply_was_lost_is_not_written_twice(place: Place) -> None:
+    attempts: Notes[int] = Notes()
+    claimed_again = anyio.Event()
+    lost = False
+    async with place.driver() as driver:
+        watched = WatchedDriver(driver)
+
+        async def after(name: str, result: object) -> None:
+            nonlocal lost
+            if isinstance(result, Claimed) and any(one.attempts for one in result.jobs):
+                claimed_again.set()
+            elif name == "finish" and not lost:
+                lost = True
+                await claimed_again.wait()
+                raise ConnectionLost("after the commit")
+
+        watched.jobs.after = after
+        async with Place(watched).open() as pgq:
+
+            @pgq.entrypoint("it")
+            async def handler(job: Job) -> None:
+                attempts.add(job.attempts)
+                if job.attempts == 0:
+                    raise RetryRequested(0)
+
+            async with running(pgq):
+                await pgq.queries.enqueue("it")
+                assert await attempts.until(2) == [0, 1]
+            assert await in_table(pgq.queries) == {}
+    assert attempts.entries == [0, 1]
+
+
+def test_a_job_claimed_again_after_its_lease_was_lost_is_a_new_run() -> None:
+    leases = Leases()
+    again: list[Lease] = []
+    leases.when_claimed_again(again.extend)
+    (lost,) = leases.add([job()])
+    lost.cancel(CancelReason.lease_lost)
+    assert leases.add([job(updated=NOW + timedelta(seconds=1))]) == []
+    leases.settle(lost, written=True)  # the handler has ended
+    assert [one.updated for one in again] == [NOW + timedelta(seconds=1)]
+    assert leases.get(1) is again[0]
+
+
+async def test_the_blocks_error_comes_out_also_when_ending_the_run_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pgq_trio.worker.worker.FLUSH_LIMIT", 0.1)
+    watched = WatchedDriver(InMemoryDriver())
+    entered = anyio.Event()
+
+    async def before(name: str, given: object) -> None:
+        if name == "release":
+            raise ConnectionLost("gone")
+
+    watched.jobs.before = before
+    with pytest.raises(ValueError, match="of the block") as caught:
+        async with PgQueuer.open(watched) as pgq:
+
+            @pgq.entrypoint("it")
+            async def handler(job: Job) -> None:
+                entered.set()
+                await anyio.sleep_forever()
+
+            await pgq.queries.enqueue("it")
+            await pgq.start()
+            await entered.wait()
+            raise ValueError("of the block")
+    assert any("ConnectionLost" in note for note in caught.value.__notes__)
+
+
+def test_the_end_of_an_asyncio_loop_is_no_failure_of_a_job() -> None:
+    """`asyncio.run` cancels every task natively, runners among them, in any order."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def main(driver: InMemoryDriver) -> None:
+        pgq = PgQueuer(driver)
+        started = anyio.Semaphore(0)
+
+        @pgq.entrypoint("it")
+        async def handler(job: Job) -> None:
+            started.release()
+            await anyio.sleep_forever()
+
+        await pgq.queries.enqueue(["it"] * 5)
+        tasks.add(asyncio.create_task(pgq.run(handle_signals=False)))
+        for _ in range(5):
+            await started.acquire()
+
+    for _ in range(10):
+        driver = InMemoryDriver()
+        asyncio.run(main(driver))
+        assert anyio.run(in_table, Queries(driver), backend="asyncio") == {"queued": 5}
+
+
+def test_asyncios_own_cancel_during_a_claim_leaves_nothing_picked() -> None:
+    """Without `open` the caller's task is cancelled natively, which no shield withstands."""
+    driver = InMemoryDriver()
+
+    async def main() -> None:
+        watched = WatchedDriver(driver)
+        committed = anyio.Event()
+
+        async def after(name: str, result: object) -> None:
+            if isinstance(result, Claimed) and result.jobs:
+                committed.set()
+                for _ in range(20):
+                    await anyio.lowlevel.checkpoint()
+
+        watched.jobs.after = after
+        pgq = PgQueuer(watched)
+
+        @pgq.entrypoint("it")
+        async def handler(job: Job) -> None:
+            await anyio.sleep_forever()
+
+        await pgq.queries.enqueue("it")
+        task = asyncio.create_task(pgq.run(handle_signals=False))
+        await committed.wait()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert await in_table(pgq.queries) == {"queued": 1}
+
+    asyncio.run(main())
