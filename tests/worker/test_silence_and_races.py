@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from pgq_trio import InMemoryDriver, Job, PgQueuer, Queries, RetryRequested
-from pgq_trio.abc import Claimed
+from pgq_trio.abc import Claimed, ClaimRequest
 from pgq_trio.errors import ConnectionLost
 from pgq_trio.types import CancelReason
 from pgq_trio.worker.leases import Lease, Leases
@@ -198,3 +198,26 @@ def test_asyncios_own_cancel_during_a_claim_leaves_nothing_picked() -> None:
         assert await in_table(pgq.queries) == {"queued": 1}
 
     asyncio.run(main())
+
+
+async def test_an_idle_worker_finds_an_expired_lease_within_its_length(place: Place) -> None:
+    """Nobody is told of a lease that expires: the default 30 s between looks would be too long."""
+    async with place.open() as pgq:
+        ran: Notes[int] = Notes()
+
+        @pgq.entrypoint("it")
+        async def handler(job: Job) -> None:
+            ran.add(job.attempts)
+
+        await pgq.queries.enqueue("it")
+        dead = ClaimRequest(
+            queue_manager_id=uuid4(),
+            limits={"it": 0},
+            batch_size=1,
+            limited_batch_size=0,
+            heartbeat_timeout=1.0,
+        )
+        assert len((await pgq.queries.backend.jobs.claim(dead)).jobs) == 1
+        with anyio.fail_after(10):
+            async with running(pgq, heartbeat_timeout=1.0):
+                assert await ran.until(1) == [1]
