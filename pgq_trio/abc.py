@@ -241,7 +241,11 @@ class SchemaStore(Protocol):
     """The objects in the database."""
 
     async def install(self) -> None:
-        """Create every object, all or none; objects that are there already are left alone."""
+        """Create every object, all or none; objects that are there already are left alone.
+
+        Raises:
+            SchemaDrift: a table that is there lacks a column that an object to be created needs.
+        """
         ...
 
     async def uninstall(self) -> None:

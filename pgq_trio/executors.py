@@ -67,7 +67,8 @@ class EntrypointExecutorParameters:
         on_failure: what becomes of a job that fails for good: "delete" its row, or "hold" it.
         retry: decides about another attempt after an exception; None: there is none.
         timeout: how long a job may run, a `timedelta` or seconds; None: for ever.
-        max_attempts: rescues after which a job that kills its workers is held; at least 1.
+        max_attempts: rescues after which a job that kills its workers is to be held; at least 1.
+            Kept, but not enforced by this release.
 
     Raises:
         RegistrationError: an argument cannot work; the message says why.
