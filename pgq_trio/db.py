@@ -16,6 +16,7 @@ from pgq_trio.settings import Settings
 from pgq_trio.store.backend import StoreBackend
 from pgq_trio.store.memory import memory_backend
 from pgq_trio.store.memory_clock import Clock, LoopClock, Ticker
+from pgq_trio.store.postgres_insights import PostgresInsights
 from pgq_trio.store.postgres_jobs import PostgresJobs
 from pgq_trio.store.postgres_notifier import PostgresNotifier
 from pgq_trio.store.postgres_schedules import PostgresSchedules
@@ -70,6 +71,7 @@ def _sql_backend(sql: SqlConnection, settings: Settings) -> Backend:
         settings=settings,
         jobs=PostgresJobs(sql, settings),
         schedules=PostgresSchedules(sql, settings),
+        insights=PostgresInsights(sql, settings),
         schema=PostgresSchema(sql, settings),
         notifier=PostgresNotifier(sql, settings),
     )

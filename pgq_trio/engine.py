@@ -19,7 +19,9 @@ from pgq_trio.concurrency.shutdown import Shutdown
 from pgq_trio.concurrency.wakeup import Wakeup
 from pgq_trio.errors import RegistrationError, SchemaMissing, UnknownJob
 from pgq_trio.executors import AbstractEntrypointExecutor
-from pgq_trio.model.events import Event, HealthChanged
+from pgq_trio.listening import Listener
+from pgq_trio.model.events import Event, HealthChanged, NotificationIgnored
+from pgq_trio.model.wire import Event as NotifiedEvent, Ignored, TableChanged
 from pgq_trio.models import Context, Health, ResourceMapping
 from pgq_trio.scheduler.loop import Scheduler
 from pgq_trio.scheduler.registry import ScheduleEntry
@@ -97,6 +99,9 @@ class Engine:
                 )
                 await self.worker.start_services(services)
                 at_end.push_async_callback(self.worker.hand_back)
+            if self.schedules and options.mode is not QueueExecutionMode.drain:
+                self.scheduler = self._make_scheduler()
+            await services.start(self._make_listener().run, name="listener")
             try:
                 async with anyio.create_task_group() as tasks:
                     await self._run_loops(tasks, options, ready)
@@ -106,13 +111,6 @@ class Engine:
     async def _run_loops(
         self, tasks: TaskGroup, options: RunOptions, ready: Callable[[], None]
     ) -> None:
-        if self.schedules and options.mode is not QueueExecutionMode.drain:
-            self.scheduler = Scheduler(
-                self.backend.schedules,
-                self.schedules,
-                resources=self.resources,
-                emit=self._on_scheduler_event,
-            )
         loops = _Loops(self.worker, self.scheduler)
         if options.handle_signals:
             tasks.start_soon(self.shutdown.watch_signals, name="watch for signals")
@@ -120,6 +118,40 @@ class Engine:
         tasks.start_soon(loops.enforce_grace_period, name="end of the grace period")
         await loops.run(ready)
         tasks.cancel_scope.cancel()  # only the watchers are left
+
+    def _make_scheduler(self) -> Scheduler:
+        return Scheduler(
+            self.backend.schedules,
+            self.schedules,
+            resources=self.resources,
+            emit=self._on_scheduler_event,
+        )
+
+    def _make_listener(self) -> Listener:
+        return Listener(
+            self.backend.notifier,
+            on_event=self._on_notification,
+            on_connected=self._on_listening,
+            on_problem=lambda problem: self._on_problem("listener", problem),
+        )
+
+    def _on_listening(self) -> None:
+        if self.worker is not None:
+            self.worker.look()
+        if self.scheduler is not None:
+            self.scheduler.notify()
+
+    def _on_notification(self, event: NotifiedEvent) -> None:
+        if isinstance(event, Ignored):
+            if event.problem is not None and self.emit is not None:
+                self.emit(NotificationIgnored(event.problem))
+        elif (
+            isinstance(event, TableChanged) and event.table == self.backend.settings.schedules_table
+        ):
+            if self.scheduler is not None:
+                self.scheduler.notify()
+        elif self.worker is not None:
+            self.worker.take(event)
 
     def _on_scheduler_event(self, event: Event) -> None:
         if isinstance(event, HealthChanged):

@@ -7,19 +7,37 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
 
+from pgq_trio.model.insights import (
+    ActiveWorker,
+    JobDurationStats,
+    LogStatistics,
+    QueueAgeStats,
+    StaleJob,
+    TableInfo,
+    ThroughputBucket,
+    ThroughputStats,
+)
 from pgq_trio.model.traceback import TracebackRecord
 from pgq_trio.types import JobId, JobStatus, QueueManagerId
 
 __all__ = [
+    "ActiveWorker",
     "CancellationScope",
     "Context",
     "Health",
     "Job",
+    "JobDurationStats",
     "Log",
+    "LogStatistics",
+    "QueueAgeStats",
     "QueueStatistics",
     "ResourceMapping",
     "Schedule",
     "ScheduleContext",
+    "StaleJob",
+    "TableInfo",
+    "ThroughputBucket",
+    "ThroughputStats",
     "TracebackRecord",
 ]
 

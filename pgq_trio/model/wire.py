@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias, cast
 
@@ -19,9 +19,14 @@ WAKING_OPERATIONS = frozenset({"insert", "update"})
 
 @dataclass(frozen=True, slots=True)
 class TableChanged:
-    """Rows of the queue table changed; `operation` is insert, update, delete or truncate."""
+    """Rows of a table changed; `operation` is insert, update, delete or truncate.
+
+    PgQueuer names the queue table only; with the schedules table the event is ours, and PgQueuer's
+    workers take it as a reason to look for work once.
+    """
 
     operation: str
+    table: str = field(default="", compare=False)
 
     @property
     def may_bring_work(self) -> bool:
@@ -70,7 +75,8 @@ def _parse_table_changed(message: dict[str, object]) -> Event:
     operation = message.get("operation")
     if not isinstance(operation, str):
         return Ignored("table_changed_event without an operation")
-    return TableChanged(operation)
+    table = message.get("table")
+    return TableChanged(operation, table if isinstance(table, str) else "")
 
 
 def _parse_cancellation(message: dict[str, object]) -> Event:

@@ -57,8 +57,8 @@ class SqlConnection(SqlSession, Protocol):
         """Run statements without parameters in one transaction: all of them or none."""
         ...
 
-    def listen(self, channel: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Listen on a connection of its own; the iterator yields payloads.
+    def listen(self, *channels: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """Listen to channels on a connection of its own; the iterator yields payloads.
 
         Entering returns once the server will deliver every later notification.
 

@@ -68,9 +68,15 @@ class Scheduler:
         self._wakeup = Wakeup()
         self._stopped = False
         self._backoffs = {"look": Backoff(), "claim": Backoff()}
+        self._asked = False
         self._looked = -math.inf
         self._not_before = -math.inf
         self._seen = datetime.min.replace(tzinfo=UTC)
+
+    def notify(self) -> None:
+        """Look at the table now: somebody has changed a schedule."""
+        self._asked = True
+        self._wakeup.set()
 
     def stop(self) -> None:
         """Fire nothing more; `run` returns when what runs now has ended. May be called again.
@@ -135,16 +141,18 @@ class Scheduler:
         if not len(self._timetable):
             return math.inf
         now = anyio.current_time()
-        delay = self._looked + IDLE_LOOK - now
+        delay = -math.inf if self._asked else self._looked + IDLE_LOOK - now
         if (due := self._timetable.next_look()) is not None:
             delay = min(delay, (due - self._now()).total_seconds())
         return max(delay, self._not_before - now)
 
     async def _look(self, fires: TaskGroup) -> None:
+        self._asked = False
         try:
             snapshot = await self._store.snapshot()
         except StoreError as exc:
             self._failed("look", exc)
+            self._asked = True
             await anyio.lowlevel.checkpoint()
             return
         self._worked("look")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pgq_trio.abc import JobStore, Notifier, ScheduleStore, SchemaStore
+from pgq_trio.abc import InsightStore, JobStore, Notifier, ScheduleStore, SchemaStore
 from pgq_trio.settings import Settings
 
 __all__ = ["StoreBackend"]
@@ -17,5 +17,6 @@ class StoreBackend:
     settings: Settings
     jobs: JobStore
     schedules: ScheduleStore
+    insights: InsightStore
     schema: SchemaStore
     notifier: Notifier

@@ -11,6 +11,7 @@ from pgq_trio.abc import Notifier, SchemaStore
 from pgq_trio.settings import Settings
 from pgq_trio.store.backend import StoreBackend
 from pgq_trio.store.memory_clock import Ticker
+from pgq_trio.store.memory_insights import MemoryInsights
 from pgq_trio.store.memory_jobs import MemoryJobs
 from pgq_trio.store.memory_schedules import MemorySchedules
 from pgq_trio.store.memory_state import MemoryState
@@ -53,6 +54,7 @@ def memory_backend(settings: Settings, ticker: Ticker) -> StoreBackend:
         settings=settings,
         jobs=MemoryJobs(state),
         schedules=MemorySchedules(state),
+        insights=MemoryInsights(state),
         schema=MemorySchema(),
         notifier=MemoryNotifier(state),
     )

@@ -91,14 +91,14 @@ class _PsycopgSql(SqlConnection, ABC):
             raise translate(exc) from exc
 
     @asynccontextmanager
-    async def listen(self, channel: str) -> AsyncGenerator[AsyncIterator[str]]:
+    async def listen(self, *channels: str) -> AsyncGenerator[AsyncIterator[str]]:
         async with AsyncExitStack() as stack:
             try:
                 if self._listen_dsn is None:
                     async with self._lent() as connection:
                         # Kept: after an outage there may be no connection to ask.
                         self._listen_dsn = _conninfo(connection)
-                listener = await stack.enter_async_context(listen(self._listen_dsn, channel))
+                listener = await stack.enter_async_context(listen(self._listen_dsn, *channels))
             except psycopg.Error as exc:
                 raise translate(exc) from exc
             yield _Payloads(listener)

@@ -13,13 +13,13 @@ from pgq_trio.errors import ConnectionLost
 from pgq_trio.executors import AbstractEntrypointExecutor
 from pgq_trio.model.events import Event, OutcomeRefused
 from pgq_trio.model.outcomes import Outcome
+from pgq_trio.model.wire import CancellationRequested, Event as NotifiedEvent, TableChanged
 from pgq_trio.models import Context, ResourceMapping
-from pgq_trio.types import JobId, QueueManagerId
+from pgq_trio.types import CancelReason, JobId, QueueManagerId
 from pgq_trio.worker.claimer import Claimer
 from pgq_trio.worker.dispatcher import Dispatcher
 from pgq_trio.worker.heartbeat import Heartbeat
 from pgq_trio.worker.leases import Lease, Leases
-from pgq_trio.worker.listener import Listener
 from pgq_trio.worker.options import RunOptions
 from pgq_trio.worker.outcomes import OutcomeWriter
 
@@ -83,23 +83,33 @@ class Worker:
             timeout=options.heartbeat_timeout,
             on_problem=lambda problem: on_problem("heartbeat", problem),
         )
-        self._listener = Listener(
-            backend.notifier,
-            leases,
-            on_work=self._claimer.notify,
-            on_problem=lambda problem: on_problem("listener", problem),
-            emit=emit,
-        )
 
     def context_of(self, job_id: JobId) -> Context:
         """Return the context of a job that runs here now, else raise `UnknownJob`."""
         return self._leases.context_of(job_id)
 
     async def start_services(self, services: ServiceGroup) -> None:
-        """Start what must outlive the jobs: outcome writer, heartbeat, listener."""
+        """Start what must outlive the jobs: outcome writer and heartbeat."""
         await services.start(self._writer.run, name="outcome writer")
         await services.start(self._heartbeat.run, name="heartbeat")
-        await services.start(self._listener.run, name="listener")
+
+    def look(self) -> None:
+        """Look for work now: there may be some."""
+        self._claimer.notify()
+
+    def take(self, event: NotifiedEvent) -> None:
+        """Do what a notification asks for: look for work, or cancel jobs."""
+        match event:
+            case TableChanged():
+                if event.may_bring_work:
+                    self._claimer.notify()
+            case CancellationRequested(ids):
+                for job_id in ids:
+                    lease = self._leases.get(job_id)
+                    if lease is not None:
+                        lease.cancel(CancelReason.user)
+            case _:
+                pass
 
     async def run(self) -> None:
         """Claim and run jobs until stopped or drained, and until the last of them has ended.

@@ -259,8 +259,8 @@ class _LosingSql:
     async def run_script(self, statements: Sequence[str]) -> None:
         raise NotImplementedError
 
-    def listen(self, channel: str) -> AbstractAsyncContextManager[Any]:
-        raise NotImplementedError(channel)
+    def listen(self, *channels: str) -> AbstractAsyncContextManager[Any]:
+        raise NotImplementedError(channels)
 
 
 class TestSlotRace:

@@ -142,6 +142,7 @@ class WatchedDriver(Driver):
             settings=self.real.settings,
             jobs=self.jobs,
             schedules=self.real.schedules,
+            insights=self.real.insights,
             schema=self.real.schema,
             notifier=notifier,
         )

@@ -1,4 +1,7 @@
-"""Hearing what other processes say: work has come, or a job is to be cancelled."""
+"""The service that hears what other processes say and listens again after a lost connection.
+
+It reads events and hands them on; what they mean for jobs and schedules it does not know.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +13,41 @@ from anyio.abc import TaskStatus
 from pgq_trio.abc import Notifier
 from pgq_trio.concurrency.backoff import Backoff
 from pgq_trio.errors import ListenerLost, StoreError
-from pgq_trio.model.events import Event, NotificationIgnored
-from pgq_trio.model.wire import CancellationRequested, Ignored, TableChanged, parse_event
-from pgq_trio.types import CancelReason
-from pgq_trio.worker.leases import Leases
+from pgq_trio.model.wire import Event, parse_event
 
 
 class Listener:
-    """The service that listens, and listens again after its connection was lost."""
+    """One LISTEN for one process or one watcher.
+
+    Args:
+        notifier: where to listen.
+        on_event: takes each event, also those that are to be ignored.
+        on_connected: called each time from when on nothing is missed. Listening first, looking
+            second: whoever looks for work then has nothing fall between the two.
+        on_problem: told why the connection is lost, and with None that it is back.
+    """
 
     def __init__(
         self,
         notifier: Notifier,
-        leases: Leases,
         *,
-        on_work: Callable[[], None],
+        on_event: Callable[[Event], None],
+        on_connected: Callable[[], None],
         on_problem: Callable[[str | None], None],
-        emit: Callable[[Event], None] | None,
     ) -> None:
         self._notifier = notifier
-        self._leases = leases
-        self._on_work = on_work
+        self._on_event = on_event
+        self._on_connected = on_connected
         self._on_problem = on_problem
-        self._emit = emit
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Listen until cancelled.
 
         Started once the first LISTEN is acknowledged, or has failed for a reason that passes:
         polling covers the gap then.
+
+        Raises:
+            StoreError: listening is refused for a reason that no other try mends.
         """
         backoff = Backoff()
         serving = False
@@ -54,28 +63,13 @@ class Listener:
                 async with self._notifier.listen() as payloads:
                     backoff.reset()
                     self._on_problem(None)
-                    # Listening first, looking second: nothing falls between the two.
-                    self._on_work()
+                    self._on_connected()
                     serve()
                     async for payload in payloads:
-                        self._take(payload)
+                        self._on_event(parse_event(payload))
             except (ListenerLost, StoreError) as exc:
                 if isinstance(exc, StoreError) and not exc.retryable:
                     raise
                 self._on_problem(str(exc))
                 serve()
             await anyio.sleep(backoff.next())
-
-    def _take(self, payload: str) -> None:
-        match parse_event(payload):
-            case TableChanged() as event:
-                if event.may_bring_work:
-                    self._on_work()
-            case CancellationRequested(ids):
-                for job_id in ids:
-                    lease = self._leases.get(job_id)
-                    if lease is not None:
-                        lease.cancel(CancelReason.user)
-            case Ignored(problem):
-                if problem is not None and self._emit is not None:
-                    self._emit(NotificationIgnored(problem))

@@ -1,0 +1,119 @@
+"""The part of `Queries` that enqueues, cancels, requeues and deletes jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import overload
+
+from pgq_trio.client.base import Names, QueriesBase, names_of
+from pgq_trio.model.enqueue import ExecuteAfter, Headers, new_jobs
+from pgq_trio.models import Job, Log, QueueStatistics
+from pgq_trio.types import JobId, JobStatus, OnConflict
+
+__all__ = ["JobQueries"]
+
+
+class JobQueries(QueriesBase):
+    """Asking for work, and changing what was asked for."""
+
+    @overload
+    async def enqueue(
+        self,
+        entrypoint: str | Sequence[str],
+        payload: bytes | Sequence[bytes | None] | None = None,
+        priority: int | Sequence[int] = 0,
+        execute_after: ExecuteAfter | Sequence[ExecuteAfter | None] | None = None,
+        dedupe_key: str | Sequence[str | None] | None = None,
+        headers: Headers | Sequence[Headers | None] | None = None,
+    ) -> list[JobId]: ...
+
+    @overload
+    async def enqueue(
+        self,
+        entrypoint: str | Sequence[str],
+        payload: bytes | Sequence[bytes | None] | None = None,
+        priority: int | Sequence[int] = 0,
+        execute_after: ExecuteAfter | Sequence[ExecuteAfter | None] | None = None,
+        dedupe_key: str | Sequence[str | None] | None = None,
+        headers: Headers | Sequence[Headers | None] | None = None,
+        *,
+        on_conflict: OnConflict,
+    ) -> list[JobId | None]: ...
+
+    async def enqueue(
+        self,
+        entrypoint: str | Sequence[str],
+        payload: bytes | Sequence[bytes | None] | None = None,
+        priority: int | Sequence[int] = 0,
+        execute_after: ExecuteAfter | Sequence[ExecuteAfter | None] | None = None,
+        dedupe_key: str | Sequence[str | None] | None = None,
+        headers: Headers | Sequence[Headers | None] | None = None,
+        *,
+        on_conflict: OnConflict = "raise",
+    ) -> list[JobId] | list[JobId | None]:
+        """Insert one job, or a batch in one statement.
+
+        Args:
+            entrypoint: who is to run it; a list makes a batch, over which scalars are broadcast.
+            payload: bytes for the handler.
+            priority: higher runs first.
+            execute_after: an offset from the database's now, a `timedelta` or seconds, or an aware
+                datetime.
+            dedupe_key: at most one job with this key is queued or running at a time.
+            headers: a JSON object beside the payload.
+            on_conflict: when a dedupe key is taken: "raise", "skip" (the id is None), or
+                "update_priority" (the job there gets the higher priority; its id).
+
+        Returns:
+            the ids, in order, also for a single job.
+
+        Raises:
+            TypeError, ValueError: an argument the queue cannot store; nothing was written.
+            DuplicateJobError: a dedupe key is taken; nothing was written.
+            SchemaMissing: the tables are not there.
+            ConnectionLost: whether it was written is unknown.
+        """
+        jobs = new_jobs(entrypoint, payload, priority, execute_after, dedupe_key, headers)
+        if on_conflict not in {"raise", "skip", "update_priority"}:
+            raise ValueError(
+                f"on_conflict is 'raise', 'skip' or 'update_priority', got {on_conflict!r}"
+            )
+        return await self.backend.jobs.enqueue(jobs, on_conflict=on_conflict)
+
+    async def mark_job_as_cancelled(self, ids: JobId | Collection[JobId]) -> set[JobId]:
+        """Cancel jobs: queued ones are gone, running ones get their scope cancelled.
+
+        Returns the ids that were there.
+        """
+        return await self.backend.jobs.cancel([ids] if isinstance(ids, int) else ids)
+
+    async def requeue_jobs(self, ids: JobId | Collection[JobId]) -> set[JobId]:
+        """Queue held jobs again with `attempts = 0`. Returns the ids that were requeued."""
+        return await self.backend.jobs.requeue([ids] if isinstance(ids, int) else ids)
+
+    async def list_failed_jobs(self, limit: int = 100) -> list[Job]:
+        """Return held jobs, the last created first."""
+        return await self.backend.jobs.failed_jobs(limit=limit)
+
+    async def queue_size(self) -> list[QueueStatistics]:
+        """Count jobs by entrypoint, priority and status."""
+        return await self.backend.jobs.queue_size()
+
+    async def queue_log(
+        self, *, job_id: JobId | None = None, limit: int | None = None
+    ) -> list[Log]:
+        """Return log rows, oldest first: all, or of one job, or the newest `limit`."""
+        return await self.backend.jobs.log(job_id=job_id, limit=limit)
+
+    async def job_status(self, ids: Collection[JobId]) -> list[tuple[JobId, JobStatus]]:
+        """Return the last known state of each job anybody knows, in the order of `ids`."""
+        known = await self.backend.jobs.job_status(ids)
+        return [(job_id, known[job_id]) for job_id in ids if job_id in known]
+
+    async def clear_queue(self, entrypoint: Names = None) -> int:
+        """Delete the jobs of these entrypoints; None: of all. An empty list deletes nothing."""
+        return await self.backend.jobs.clear(names_of(entrypoint))
+
+    async def clear_queue_log(self, entrypoint: Names = None) -> int:
+        """Delete the log rows of these entrypoints; None: of all. An empty list: nothing."""
+        return await self.backend.jobs.clear_log(names_of(entrypoint))
