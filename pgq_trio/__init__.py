@@ -1,14 +1,23 @@
 """The front door: what users import, and nothing else."""
 
 from pgq_trio.app import PgQueuer
+from pgq_trio.client.completion import CompletionWatcher
 from pgq_trio.client.queries import Queries
-from pgq_trio.db import InMemoryDriver, PsycopgDriver
+from pgq_trio.client.sync_queries import SyncQueries
+from pgq_trio.db import (
+    AsyncpgDriver,
+    AsyncpgPoolDriver,
+    InMemoryDriver,
+    PsycopgDriver,
+    SyncPsycopgDriver,
+)
 from pgq_trio.errors import PgqError, RetryRequested
 from pgq_trio.executors import (
     AbstractEntrypointExecutor,
     AbstractScheduleExecutor,
     DatabaseRetryEntrypointExecutor,
     EntrypointExecutor,
+    ProcessExecutor,
     ScheduleExecutor,
 )
 from pgq_trio.model.retry import Exponential, Fixed
@@ -17,11 +26,14 @@ from pgq_trio.qm import QueueManager
 from pgq_trio.resources import Resources
 from pgq_trio.settings import Settings
 from pgq_trio.sm import SchedulerManager
-from pgq_trio.types import QueueExecutionMode
+from pgq_trio.types import JobId, QueueExecutionMode
 
 __all__ = [
     "AbstractEntrypointExecutor",
     "AbstractScheduleExecutor",
+    "AsyncpgDriver",
+    "AsyncpgPoolDriver",
+    "CompletionWatcher",
     "Context",
     "DatabaseRetryEntrypointExecutor",
     "EntrypointExecutor",
@@ -29,9 +41,11 @@ __all__ = [
     "Fixed",
     "InMemoryDriver",
     "Job",
+    "JobId",
     "Log",
     "PgQueuer",
     "PgqError",
+    "ProcessExecutor",
     "PsycopgDriver",
     "Queries",
     "QueueExecutionMode",
@@ -43,4 +57,6 @@ __all__ = [
     "ScheduleExecutor",
     "SchedulerManager",
     "Settings",
+    "SyncPsycopgDriver",
+    "SyncQueries",
 ]

@@ -20,14 +20,16 @@ from pgq_trio.concurrency.wakeup import Wakeup
 from pgq_trio.errors import RegistrationError, SchemaMissing, UnknownJob
 from pgq_trio.executors import AbstractEntrypointExecutor
 from pgq_trio.listening import Listener
+from pgq_trio.maintenance.service import Maintenance
 from pgq_trio.model.events import Event, HealthChanged, NotificationIgnored
+from pgq_trio.model.retention import Retention, as_retention
 from pgq_trio.model.wire import Event as NotifiedEvent, Ignored, TableChanged
 from pgq_trio.models import Context, Health, ResourceMapping
 from pgq_trio.scheduler.loop import Scheduler
 from pgq_trio.scheduler.registry import ScheduleEntry
 from pgq_trio.types import JobId, QueueExecutionMode
 from pgq_trio.worker.options import RunOptions
-from pgq_trio.worker.worker import Worker
+from pgq_trio.worker.worker import CHANNELS, Worker
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,6 +104,9 @@ class Engine:
             if self.schedules and options.mode is not QueueExecutionMode.drain:
                 self.scheduler = self._make_scheduler()
             await services.start(self._make_listener().run, name="listener")
+            retention = as_retention(self.backend.settings.retention)
+            if retention is not None and options.mode is not QueueExecutionMode.drain:
+                await services.start(self._make_maintenance(retention).run, name="maintenance")
             try:
                 async with anyio.create_task_group() as tasks:
                     await self._run_loops(tasks, options, ready)
@@ -130,14 +135,22 @@ class Engine:
     def _make_listener(self) -> Listener:
         return Listener(
             self.backend.notifier,
+            channels=("work",) if self.worker is None else CHANNELS,
             on_event=self._on_notification,
             on_connected=self._on_listening,
             on_problem=lambda problem: self._on_problem("listener", problem),
         )
 
+    def _make_maintenance(self, retention: Retention) -> Maintenance:
+        return Maintenance(
+            self.backend.insights,
+            retention,
+            on_problem=lambda problem: self._on_problem("maintenance", problem),
+        )
+
     def _on_listening(self) -> None:
         if self.worker is not None:
-            self.worker.look()
+            self.worker.on_listening()
         if self.scheduler is not None:
             self.scheduler.notify()
 

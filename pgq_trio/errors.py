@@ -23,11 +23,23 @@ __all__ = [
     "SchemaMissing",
     "StoreError",
     "UnknownJob",
+    "WorkerLost",
+    "WorkerProcessDied",
 ]
 
 
 class PgqError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    They can be pickled, also where the constructor takes other arguments than the message.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[PgqError], args: tuple[object, ...]) -> PgqError:
+    return kind.__new__(kind, *args)
 
 
 class RetryRequested(PgqError):  # noqa: N818 - PgQueuer's name for it
@@ -42,7 +54,14 @@ class RetryRequested(PgqError):  # noqa: N818 - PgQueuer's name for it
     """
 
     def __init__(self, delay: timedelta | float = timedelta(0), reason: str | None = None) -> None:
-        self.delay: timedelta = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
+        try:
+            self.delay: timedelta = (
+                delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
+            )
+        except OverflowError as exc:
+            raise ValueError(
+                f"the delay of a retry is longer than any calendar: {delay!r}"
+            ) from exc
         if self.delay < timedelta(0):
             raise ValueError(f"the delay of a retry must not be negative, got {self.delay}")
         self.reason = reason
@@ -72,6 +91,26 @@ class JobTimeout(PgqError):  # noqa: N818
         self.timeout = timeout
         super().__init__(
             f"the job ran longer than the timeout of {timeout:g} s of entrypoint {entrypoint!r}"
+        )
+
+
+class WorkerProcessDied(PgqError):  # noqa: N818
+    """The process that ran a job's handler (`ProcessExecutor`) died, or could not be started."""
+
+
+class WorkerLost(PgqError):  # noqa: N818
+    """Why a job is held whose last runs all ended without an outcome.
+
+    No handler raises it: its name stands in the log row of such a job.
+    """
+
+    def __init__(self, lost_runs: int, max_attempts: int) -> None:
+        self.lost_runs = lost_runs
+        self.max_attempts = max_attempts
+        super().__init__(
+            f"worker lost: the last {lost_runs} runs of this job in a row ended without an "
+            f"outcome, because its worker died or fell silent; max_attempts is {max_attempts}. "
+            "Find out what kills the workers, then requeue the job or cancel it."
         )
 
 
@@ -131,8 +170,9 @@ class SchemaMissing(PgqError):  # noqa: N818
         self.missing: list[str] = list(missing)
         what = ", ".join(self.missing) or "the tables of the queue"
         super().__init__(
-            f"missing in the database: {what}. Create them with `pgq-trio install`, "
-            "or `await pgq.queries.install()`."
+            f"missing in the database: {what}. Create them with `pgq-trio install` "
+            "(`await pgq.queries.install()`); where tables of an older release are, "
+            "`pgq-trio upgrade` adds what they lack."
         )
 
 

@@ -5,7 +5,7 @@ It reads events and hands them on; what they mean for jobs and schedules it does
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anyio
 from anyio.abc import TaskStatus
@@ -13,7 +13,7 @@ from anyio.abc import TaskStatus
 from pgq_trio.abc import Notifier
 from pgq_trio.concurrency.backoff import Backoff
 from pgq_trio.errors import ListenerLost, StoreError
-from pgq_trio.model.wire import Event, parse_event
+from pgq_trio.model.wire import Channel, Event, parse_event
 
 
 class Listener:
@@ -21,6 +21,7 @@ class Listener:
 
     Args:
         notifier: where to listen.
+        channels: on which channels of it, all on one connection.
         on_event: takes each event, also those that are to be ignored.
         on_connected: called each time from when on nothing is missed. Listening first, looking
             second: whoever looks for work then has nothing fall between the two.
@@ -31,11 +32,13 @@ class Listener:
         self,
         notifier: Notifier,
         *,
+        channels: Sequence[Channel] = ("work",),
         on_event: Callable[[Event], None],
         on_connected: Callable[[], None],
         on_problem: Callable[[str | None], None],
     ) -> None:
         self._notifier = notifier
+        self._channels = tuple(channels)
         self._on_event = on_event
         self._on_connected = on_connected
         self._on_problem = on_problem
@@ -60,7 +63,7 @@ class Listener:
 
         while True:
             try:
-                async with self._notifier.listen() as payloads:
+                async with self._notifier.listen(*self._channels) as payloads:
                     backoff.reset()
                     self._on_problem(None)
                     self._on_connected()

@@ -107,8 +107,9 @@ class RegistersEntrypoints(Manager):
             executor_factory: makes the executor from its parameters.
             retry: whether and when a job that raised runs again.
             timeout: how long a job may run, a `timedelta` or seconds.
-            max_attempts: rescues after which a job that kills its workers is held; kept with the
-                registration, but not enforced by this release.
+            max_attempts: a job whose last so many runs all ended without an outcome, because
+                their workers died or fell silent, is held as failed instead of run again, whatever
+                `on_failure` says. Retries are bounded by `retry`.
 
         Raises:
             RegistrationError: an argument cannot work, or the name is taken.

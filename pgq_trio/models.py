@@ -17,6 +17,7 @@ from pgq_trio.model.insights import (
     ThroughputBucket,
     ThroughputStats,
 )
+from pgq_trio.model.migration import Migration
 from pgq_trio.model.traceback import TracebackRecord
 from pgq_trio.types import JobId, JobStatus, QueueManagerId
 
@@ -29,6 +30,7 @@ __all__ = [
     "JobDurationStats",
     "Log",
     "LogStatistics",
+    "Migration",
     "QueueAgeStats",
     "QueueStatistics",
     "ResourceMapping",

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields, replace
-from datetime import timedelta
 from typing import ClassVar, Literal, Self, cast, get_args
 
+from pgq_trio.model.durations import Duration
+from pgq_trio.model.enqueue import checked_text
 from pgq_trio.model.names import check_identifier, fold, quote_identifier
+from pgq_trio.model.retention import FOREVER, Retention, as_retention
 from pgq_trio.types import Durability, History
 
-__all__ = ["Settings", "default_dsn", "environment"]
+__all__ = ["FOREVER", "Retention", "Settings", "default_dsn", "environment"]
 
 _ENVIRONMENT_PREFIX = "PGQUEUER_"
 
@@ -58,10 +60,13 @@ class Settings:
             schedules, "volatile" none.
         history: "full" writes queued, picked and outcome rows; "outcomes" only the last.
         listen_dsn: where to LISTEN when the main target is a pooler that cannot; None: the target.
-        retention: how long log rows are kept; None: for ever.
+        retention: how long log rows are kept, a `timedelta` (or seconds) for all or a `Retention`
+            by state; workers delete what is older. None: for ever.
 
     Raises:
-        ValueError: a name PostgreSQL cannot use, or an unknown durability or history.
+        ValueError: a name PostgreSQL cannot use, an unknown durability or history, or a negative
+            retention.
+        TypeError: a retention that is neither a duration nor a `Retention`.
     """
 
     prefix: str = ""
@@ -77,7 +82,7 @@ class Settings:
     durability: Durability | Literal[""] = ""
     history: History = "full"
     listen_dsn: str | None = None
-    retention: timedelta | None = None
+    retention: Retention | Duration | None = None
 
     _DEFAULT_NAMES: ClassVar[dict[str, str]] = {
         "channel": "ch_pgqueuer",
@@ -91,6 +96,8 @@ class Settings:
     }
 
     def __post_init__(self) -> None:
+        for name in ("prefix", "schema", *self._DEFAULT_NAMES):
+            checked_text(name, getattr(self, name))
         prefix = self.prefix or _read("prefix")
         object.__setattr__(self, "prefix", prefix)
         object.__setattr__(self, "schema", fold(self.schema or _read("schema")))
@@ -104,6 +111,7 @@ class Settings:
         durability = self.durability or _read("durability") or "durable"
         object.__setattr__(self, "durability", _check_choice("durability", durability, Durability))
         _check_choice("history", self.history, History)
+        as_retention(self.retention)
 
     def with_changes(self, **changes: object) -> Self:
         """Return settings that differ in some fields; names derived from a prefix follow it."""

@@ -18,6 +18,7 @@ __all__ = [
     "OnFailure",
     "QueueExecutionMode",
     "QueueManagerId",
+    "SortOrder",
 ]
 
 JobId: TypeAlias = int
@@ -30,6 +31,7 @@ OnConflict: TypeAlias = Literal["raise", "skip", "update_priority"]
 OnFailure: TypeAlias = Literal["delete", "hold"]
 Durability: TypeAlias = Literal["volatile", "balanced", "durable"]
 History: TypeAlias = Literal["full", "outcomes"]
+SortOrder: TypeAlias = Literal["ASC", "DESC"]
 Misfire: TypeAlias = Literal["last", "skip", "all"]
 
 #: States a job never leaves: its row is gone from the queue table, only the log knows it.

@@ -7,7 +7,7 @@ whoever must know shields the call. A broken connection raises `ConnectionLost`,
 `SchemaMissing`, anything else the database refuses `StoreError`.
 """
 
-from pgq_trio.abc.drivers import Backend, Driver
+from pgq_trio.abc.drivers import Backend, Driver, SyncDriver
 from pgq_trio.abc.hooks import Observer, RetryPolicy
 from pgq_trio.abc.insights import InsightStore
 from pgq_trio.abc.jobs import Claimed, ClaimRequest, JobStore
@@ -29,4 +29,5 @@ __all__ = [
     "ScheduleStore",
     "SchemaStore",
     "Snapshot",
+    "SyncDriver",
 ]

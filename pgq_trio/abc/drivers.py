@@ -9,9 +9,10 @@ from pgq_trio.abc.jobs import JobStore
 from pgq_trio.abc.notifier import Notifier
 from pgq_trio.abc.schedules import ScheduleStore
 from pgq_trio.abc.schema import SchemaStore
+from pgq_trio.errors import BackendNotSupported
 from pgq_trio.settings import Settings
 
-__all__ = ["Backend", "Driver"]
+__all__ = ["Backend", "Driver", "SyncDriver"]
 
 
 class Backend(Protocol):
@@ -54,4 +55,29 @@ class Driver(Protocol):
 
     def backend(self, settings: Settings) -> Backend:
         """Return the stores on this driver; calls with equal settings share one store."""
+        ...
+
+    def using(self, connection: object) -> Driver:
+        """Return a driver whose statements are part of the caller's transaction.
+
+        Args:
+            connection: of `pgq_trio.postgres`, psycopg's `AsyncConnection`, or asyncpg's.
+
+        Raises:
+            BackendNotSupported: this driver has no transactions, or the connection cannot run on
+                this event loop.
+            TypeError: it is no such connection.
+        """
+        raise BackendNotSupported(
+            f"{type(self).__name__} keeps its jobs outside of every database, so that a "
+            f"{type(connection).__name__} has no part in them; `using` needs a driver on PostgreSQL"
+        )
+
+
+@runtime_checkable
+class SyncDriver(Protocol):
+    """A way to a database for programs without an event loop."""
+
+    def sync_backend(self, settings: Settings) -> Backend:
+        """Return the stores on this driver; none of their operations ever suspends."""
         ...

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
+from pgq_trio.model.retention import Retention
 from pgq_trio.models import (
     ActiveWorker,
     Job,
@@ -19,18 +21,63 @@ from pgq_trio.models import (
 )
 from pgq_trio.types import JobId, JobStatus
 
-__all__ = ["InsightStore"]
+__all__ = ["EXPIRE_BATCH", "FOLD_BATCH", "InsightStore", "Step"]
+
+#: How many log rows one step folds, or looks at for deletion: a transaction of some 100 ms.
+FOLD_BATCH = 10_000
+EXPIRE_BATCH = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one bounded piece of work on the history has done.
+
+    Attributes:
+        rows: how many log rows it counted or deleted.
+        is_last: whether nothing is left to do now.
+        is_busy: another process is at the history, so nothing was done.
+    """
+
+    rows: int
+    is_last: bool
+    is_busy: bool = False
 
 
 class InsightStore(Protocol):
-    """Reading the queue, its log and its statistics; all ages and spans are seconds."""
+    """Reading the queue, its log and its statistics; all ages and spans are seconds.
 
-    async def fold(self) -> int:
-        """Count log rows that are not counted yet into the statistics, and mark them as counted.
+    Work on the history goes in steps, each an atomic change of its own, so that nobody waits for
+    it for long. In a whole fleet, PgQueuer's workers included, one process at a time does a step.
+    """
 
-        One caller at a time in the whole fleet; with another at it, nothing is done. Returns how
-        many rows were counted.
+    async def chores(self, retention: Retention | None) -> bool:
+        """Whether there is anything to fold, or anything that is kept for too long. One look."""
+        ...
+
+    async def fold(self, *, limit: int = FOLD_BATCH) -> Step:
+        """Count up to `limit` log rows into the statistics and mark them as counted.
+
+        Each row is counted once, whoever else is folding or deleting meanwhile.
         """
+        ...
+
+    async def expire(
+        self, retention: Retention, *, limit: int = EXPIRE_BATCH, from_start: bool = False
+    ) -> Step:
+        """Delete old log rows, looking at up to `limit` of them, and old statistics.
+
+        A row that is not counted yet is counted in the same change, so the statistics stay
+        complete. `rows` counts log rows only. It goes on where the last call ended; `from_start`
+        begins anew, which finds also what was committed late or whose deletion was rolled back.
+        """
+        ...
+
+    async def expired_estimate(self, retention: Retention) -> int:
+        """Return about how many log rows are kept for too long; cheap for any size of the log."""
+        ...
+
+    async def unfolded(self) -> int:
+        """Return how many log rows are not counted into the statistics yet."""
         ...
 
     async def log_statistics(self, *, limit: int | None, last: float | None) -> list[LogStatistics]:
@@ -54,7 +101,10 @@ class InsightStore(Protocol):
         ...
 
     async def job_durations(self, *, last: float) -> list[JobDurationStats]:
-        """Return percentiles of how long jobs ran; needs the full history."""
+        """Return percentiles of how long jobs ran, the slowest first; needs the full history.
+
+        A run is from the last claim to the outcome, both within the last so many seconds.
+        """
         ...
 
     async def active_workers(self) -> list[ActiveWorker]:

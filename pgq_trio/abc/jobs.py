@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pgq_trio.model.enqueue import NewJob
 from pgq_trio.model.outcomes import Claim, Finished
 from pgq_trio.models import Job, Log, QueueStatistics
-from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId
+from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId, SortOrder
 
 __all__ = ["ClaimRequest", "Claimed", "JobStore"]
 
@@ -45,10 +45,14 @@ class Claimed:
             entrypoints is due, looked up only when the claim got less than `batch_size`. Zero or
             less: one is due but was not to be had (locked by another worker, or its entrypoint
             has no free slot). None: none is queued, or the batch is full.
+        lost_runs: of each rescued job among them, how many runs in a row have ended without an
+            outcome, because their worker died or fell silent; at least 1. A release, a retry and
+            a requeue begin the count anew. Clearing the log may, too.
     """
 
     jobs: list[Job]
     next_due: float | None
+    lost_runs: Mapping[JobId, int] = field(default_factory=dict[JobId, int])
 
 
 class JobStore(Protocol):
@@ -72,9 +76,10 @@ class JobStore(Protocol):
 
         Only rows with `execute_after < now`, priority descending, then id ascending, skipping
         rows another transaction has locked. Each becomes `picked` by the worker with
-        `updated = heartbeat = now` and is logged; a rescue also adds one to `attempts`. A fresh
-        claim of a limited entrypoint takes its lowest free slot; a rescue keeps the row's slot.
-        Losing a race for a slot is no error: what was lost is not claimed.
+        `updated = heartbeat = now` and is logged, a rescue whatever the history; a rescue also adds
+        one to `attempts`. A fresh claim of a limited entrypoint takes its lowest free slot, if
+        fewer jobs of it than the limit are picked, with a slot or without; a rescue keeps the
+        row's slot. Losing a race for a slot is no error: what was lost is not claimed.
         """
         ...
 
@@ -96,8 +101,8 @@ class JobStore(Protocol):
     ) -> set[JobId]:
         """Queue interrupted jobs again, runnable at once, without spending an attempt.
 
-        Only where the claim still owns the row; logs them as queued, frees their slots and wakes
-        the workers. Returns the ids that were released.
+        Only where the claim still owns the row; logs them as queued (those with attempts whatever
+        the history), frees their slots and wakes the workers. Returns the ids that were released.
         """
         ...
 
@@ -144,9 +149,13 @@ class JobStore(Protocol):
         ...
 
     async def job_status(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
-        """Return the last known state of each job anybody knows: its row's, else its last log's."""
+        """Return the last known state of each job anybody knows: its row's, else its last log's.
+
+        A job without a row whose log ends in no final state is "deleted": its row was truncated
+        or deleted by hand. A job without a row and without a log is unknown: it is left out.
+        """
         ...
 
-    async def failed_jobs(self, *, limit: int) -> list[Job]:
-        """Return held jobs, the last created first."""
+    async def failed_jobs(self, *, limit: int, order: SortOrder = "DESC") -> list[Job]:
+        """Return held jobs in the order of their creation, by default the last created first."""
         ...

@@ -53,7 +53,27 @@ class ScheduleStore(Protocol):
         ...
 
     async def heartbeat(self, schedules: Sequence[Schedule]) -> set[int]:
-        """Renew the leases of claimed schedules. Returns the ids still owned."""
+        """Renew the leases of claimed schedules, paused ones too. Returns the ids still owned."""
+        ...
+
+    async def finish(
+        self, schedule: Schedule, *, next_run: datetime | None = None, ran: bool = True
+    ) -> Schedule | None:
+        """End a claimed fire, if the claim still owns the row.
+
+        The row is `queued` again, or stays `canceled` if it was paused meanwhile. If it is due
+        then, the schedulers are woken.
+
+        Args:
+            schedule: the row as `claim` returned it.
+            next_run: when it is due next; None: as the row says. What somebody set meanwhile
+                (`trigger`) stands and is due now if it is past, but an earlier fire that did not
+                run comes first.
+            ran: whether the handler has run to its end, so that `last_run` is now.
+
+        Returns:
+            the row as it is now, None when the claim does not own it any more.
+        """
         ...
 
     async def pause(
@@ -61,7 +81,8 @@ class ScheduleStore(Protocol):
     ) -> set[int]:
         """Keep schedules from firing until they are resumed; one that runs goes on to its end.
 
-        The row's status becomes `canceled`, which neither package fires. Returns the ids found.
+        The row's status becomes `canceled`, which neither package fires; `updated` stays, so that
+        a run keeps its claim. Returns the ids found, those that were paused before among them.
         """
         ...
 
@@ -70,7 +91,8 @@ class ScheduleStore(Protocol):
     ) -> set[int]:
         """Have paused schedules fire again, and wake the schedulers. Returns the ids resumed.
 
-        Fire times that passed meanwhile are misfires.
+        Fire times that passed meanwhile are misfires. A row whose run goes on is `picked` again,
+        so that nobody begins another one beside it.
         """
         ...
 
@@ -79,20 +101,15 @@ class ScheduleStore(Protocol):
     ) -> set[int]:
         """Make schedules due now, and wake the schedulers. Returns the ids of those that fire.
 
-        One that runs fires again when it has ended; a paused one does not fire.
-        """
-        ...
-
-    async def finish(self, schedule: Schedule, *, next_run: datetime | None = None) -> bool:
-        """End a claimed fire: `queued` again with `last_run = now`, if the claim still owns it.
-
-        With `next_run` the fire was interrupted: it becomes due again at that time and `last_run`
-        stays as it was. Returns whether the claim still owned the row.
+        One that runs fires again when it has ended; a paused one does not fire and stays as it
+        is. A `next_run` that holds a fraction of a second was triggered, and fires whatever the
+        schedule's misfire policy: fire times are whole seconds. A row that is due already keeps its
+        fire time, marked with a microsecond, so that none after it is forgotten.
         """
         ...
 
     async def delete(self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()) -> int:
-        """Delete schedules by id or entrypoint. Returns how many went."""
+        """Delete schedules by id or entrypoint; a run of one loses its lease. Returns how many."""
         ...
 
     async def clear(self) -> int:

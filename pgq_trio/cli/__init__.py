@@ -6,13 +6,20 @@ from importlib.metadata import version
 
 import click
 
+from pgq_trio.cli.changes import cancel, clear, clear_log, clear_statistics, requeue
 from pgq_trio.cli.demo import demo
+from pgq_trio.cli.inspect import backlog, failed, list_jobs, log, queue, stale, statistics, workers
 from pgq_trio.cli.jobs import enqueue
+from pgq_trio.cli.listen import listen
 from pgq_trio.cli.place import Place, place_options
 from pgq_trio.cli.program import Program
+from pgq_trio.cli.prune import prune
 from pgq_trio.cli.run import run
-from pgq_trio.cli.schema import install, uninstall, verify
+from pgq_trio.cli.schedules import schedules
+from pgq_trio.cli.schema import install, uninstall, upgrade, verify
+from pgq_trio.cli.sql import sql
 from pgq_trio.cli.status import status
+from pgq_trio.cli.tables import autovac, durability
 
 __all__ = ["main"]
 
@@ -40,5 +47,11 @@ def main(ctx: click.Context, place: Place) -> None:  # noqa: ARG001 - the comman
         ctx.exit(2)
 
 
-for _command in (install, uninstall, verify, run, enqueue, status, demo):
+for _command in (install, upgrade, uninstall, verify, durability, autovac, sql):
+    main.add_command(_command)
+for _command in (run, enqueue, status, schedules, demo):
+    main.add_command(_command)
+for _command in (queue, list_jobs, log, statistics, failed, stale, workers, backlog, listen):
+    main.add_command(_command)
+for _command in (requeue, cancel, clear, clear_log, clear_statistics, prune):
     main.add_command(_command)

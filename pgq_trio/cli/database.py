@@ -24,19 +24,54 @@ from pgq_trio.targets import EMBEDDED, MEMORY
 R = TypeVar("R")
 
 
-def ask(place: Place, question: Callable[[Queries], Awaitable[R]]) -> R:
-    """Open the queue of a place, ask it something, close it and return the answer."""
+def ask(
+    place: Place, question: Callable[[Queries], Awaitable[R]], *, may_create: bool = False
+) -> R:
+    """Open the queue of a place, ask it something, close it and return the answer.
+
+    Args:
+        may_create: whether a private PostgreSQL is made where there is none.
+
+    Raises:
+        PgqError: there is none.
+        StoreError: there is no connection to be had.
+    """
+
+    async def on_dsn(dsn: str, settings: Settings) -> R:
+        return await _ask(dsn, settings, question)
+
+    return with_dsn(place, on_dsn, may_create=may_create)
+
+
+def with_dsn(
+    place: Place, use: Callable[[str, Settings], Awaitable[R]], *, may_create: bool = False
+) -> R:
+    """Call a function with the DSN of a place and the names of its objects; else as `ask`."""
 
     async def command(_interrupts: Interrupts) -> R:
         with place.in_environment():
             settings = place.settings()
             directory = place.directory if place.is_embedded else _embedded_in(default_dsn())
             if directory is None:
-                return await _ask(default_dsn(), settings, question)
+                return await use(default_dsn(), settings)
+            if not may_create:
+                _check_cluster(directory)
             async with open_embedded(directory) as dsn:
-                return await _ask(dsn, settings, question)
+                return await use(dsn, settings)
 
     return execute(command)
+
+
+def _check_cluster(directory: Path) -> None:
+    try:
+        is_there = (directory / "PG_VERSION").exists()
+    except PermissionError:
+        return  # whoever opens it says that better
+    if not is_there:
+        raise PgqError(
+            f"there is no private PostgreSQL in {directory}; `pgq-trio install --data {directory}` "
+            "makes one"
+        )
 
 
 def _embedded_in(dsn: str) -> Path | None:

@@ -6,9 +6,9 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import reduce
+from functools import partial, reduce
 from typing import TypeAlias, cast
 
 import click
@@ -19,7 +19,7 @@ from pgq_trio.qm import QueueManager
 from pgq_trio.sm import SchedulerManager
 
 Application: TypeAlias = PgQueuer | QueueManager | SchedulerManager
-Factory: TypeAlias = Callable[[], object] | AbstractAsyncContextManager[object]
+Factory: TypeAlias = Callable[..., object] | AbstractAsyncContextManager[object]
 
 _WANTED = (
     "a factory is an async context manager that yields a PgQueuer, or a function, async or not, "
@@ -27,25 +27,41 @@ _WANTED = (
 )
 
 
-def load_factory(name: str) -> Factory:
+def parts_of(name: str) -> tuple[str, str]:
+    """Return module and attribute of `module:factory`.
+
+    Raises:
+        click.UsageError: it is not of this form.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise click.UsageError(f"{name!r} is not of the form module:factory")
+    return module_name, attribute
+
+
+def load_factory(name: str, arguments: Sequence[str] = ()) -> Factory:
     """Import the factory that `module:factory` names; the current directory is importable.
+
+    Args:
+        arguments: if there are any, the factory is called with one list of them.
 
     Raises:
         click.UsageError: it is not of this form.
         Failure: there is no such module or attribute, or it is no factory.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise click.UsageError(f"{name!r} is not of the form module:factory")
+    module_name, attribute = parts_of(name)
     found = _attribute(_import(module_name), module_name, attribute)
     if isinstance(found, AbstractAsyncContextManager):
+        if arguments:
+            raise Failure(f"{name} is no function, so it takes no arguments after --")
         return cast("AbstractAsyncContextManager[object]", found)
     if isinstance(found, Application):
         raise Failure(f"{name} is a {type(found).__name__}, not a factory: {_WANTED}")
     if not callable(found):
         raise Failure(f"{name} is not callable: it is {_kind(found)}; {_WANTED}")
-    _check_arguments(name, found)
-    return found
+    given = [list(arguments)] if arguments else []
+    _check_arguments(name, found, given)
+    return partial(found, *given)
 
 
 def _import(name: str) -> object:
@@ -79,16 +95,17 @@ def _may_be_meant(value: object, module_name: str) -> bool:
     return inspect.isfunction(value) and value.__module__ == module_name
 
 
-def _check_arguments(name: str, factory: Callable[..., object]) -> None:
+def _check_arguments(name: str, factory: Callable[..., object], given: list[list[str]]) -> None:
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # some builtins have none
         return
+    how = "with one list, the arguments after --" if given else "without arguments"
     try:
-        signature.bind()
+        signature.bind(*given)
     except TypeError as exc:
         raise Failure(
-            f"{name} is called without arguments, but it is {name}{signature}: {exc}. How to "
+            f"{name} is called {how}, but it is {name}{signature}: {exc}. How to "
             "connect is in the environment (PGQUEUER_DSN), where `PgQueuer.open()` finds it"
         ) from exc
 

@@ -1,14 +1,15 @@
-"""`enqueue`: asking for work from a shell."""
+"""`enqueue`: asking for work from a shell, one job or many."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import BinaryIO, cast, get_args
+from typing import BinaryIO, Literal, cast, get_args
 
 import click
 
+from pgq_trio.cli.bulk import Reader, Row, enqueue_batches, object_of, payload_of, standard_input
 from pgq_trio.cli.database import ask
 from pgq_trio.cli.output import echo_json, json_option
 from pgq_trio.cli.place import Place, place_options
@@ -25,6 +26,18 @@ from pgq_trio.types import JobId, OnConflict
 @click.argument("entrypoint")
 @click.option("--payload", metavar="TEXT", help="The payload.")
 @click.option("--payload-file", type=click.File("rb"), help="Read it from a file, - for stdin.")
+@click.option(
+    "--stdin",
+    "source",
+    flag_value="lines",
+    help="One job for each line of standard input, which is its payload.",
+)
+@click.option(
+    "--jsonl",
+    "source",
+    flag_value="jsonl",
+    help="Likewise; a line is a JSON object, see below.",
+)
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher runs first.")
 @click.option("--delay", metavar="SECONDS", type=click.FloatRange(min=0), help="Not before then.")
 @click.option("--at", metavar="ISO", help="Not before this time, such as 2030-01-31T08:00Z.")
@@ -43,6 +56,7 @@ def enqueue(
     entrypoint: str,
     payload: str | None,
     payload_file: BinaryIO | None,
+    source: Literal["lines", "jsonl"] | None,
     priority: int,
     delay: float | None,
     at: str | None,
@@ -50,7 +64,13 @@ def enqueue(
     headers: Sequence[str],
     on_conflict: OnConflict,
 ) -> None:
-    """Enqueue one job of ENTRYPOINT and print its id."""
+    """Enqueue one job of ENTRYPOINT and print its id, or many.
+
+    With --jsonl an object may have payload (a text is taken as it is, other values as JSON),
+    priority, execute_after (seconds, or a time as for --at), dedupe_key and headers; the options
+    stand in for what it lacks. Many jobs are written in batches. The first malformed line ends
+    it: all lines before are enqueued then, and none from there on.
+    """
     data = _payload(payload, payload_file)
     after = _execute_after(delay, at)
     pairs = dict(map(_header, headers)) or None
@@ -58,6 +78,14 @@ def enqueue(
         new_jobs(entrypoint, data, priority, after, dedupe_key, pairs)
     except (TypeError, ValueError) as exc:
         raise click.UsageError(str(exc)) from exc
+    if source is not None:
+        if data is not None or dedupe_key is not None:
+            raise click.UsageError(
+                "--payload, --payload-file and --dedupe-key are for one job, not for many"
+            )
+        common = Row(priority=priority, execute_after=after, headers=pairs)
+        _enqueue_many(place, as_json, entrypoint, source, common, on_conflict)
+        return
 
     async def question(queries: Queries) -> list[JobId | None]:
         return await queries.enqueue(
@@ -77,6 +105,29 @@ def enqueue(
         click.echo(f"skipped: a job with the dedupe key {dedupe_key!r} is queued or running")
     else:
         click.echo(f"enqueued job {ids[0]}")
+
+
+def _enqueue_many(
+    place: Place,
+    as_json: bool,
+    entrypoint: str,
+    source: Literal["lines", "jsonl"],
+    common: Row,
+    on_conflict: OnConflict,
+) -> None:
+    parse = payload_of if source == "lines" else object_of
+    reader = Reader(standard_input(), entrypoint, parse, common)
+
+    async def question(queries: Queries) -> list[JobId | None]:
+        return await enqueue_batches(queries, reader, entrypoint, on_conflict)
+
+    ids = ask(place, question)
+    skipped = ids.count(None)
+    if as_json:
+        echo_json({"ids": ids})
+    else:
+        hint = f", skipped {skipped}" if skipped else ""
+        click.echo(f"enqueued {len(ids) - skipped} jobs{hint}")
 
 
 def _payload(text: str | None, file: BinaryIO | None) -> bytes | None:

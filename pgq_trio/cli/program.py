@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,6 +19,9 @@ from pgq_trio.errors import PgqError
 DEBUG = "pgq_trio.debug"
 
 SIGINT_EXIT = 130
+
+#: How a process of a fleet ends when another one would fail as well (EX_CONFIG of sysexits.h).
+HOPELESS = 78
 
 
 class Failure(click.ClickException):
@@ -50,9 +55,15 @@ class Program(click.Group):
         """Run the command; what it raises becomes a `Failure`, with --debug after a traceback."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+        except Failure as exc:
+            if ctx.meta.get(DEBUG) and exc.__cause__ is not None:
+                traceback.print_exception(exc.__cause__)
+            raise
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as exc:
+            if isinstance(exc, BrokenPipeError) and _nobody_reads():
+                return None
             if ctx.meta.get(DEBUG):
                 traceback.print_exception(exc)
             raise Failure(describe(exc)) from exc
@@ -67,6 +78,7 @@ class Program(click.Group):
         **extra: Any,
     ) -> Any:
         """Run the program; standing alone it exits with 0, 1 or 2, or 128 + a signal's number."""
+        _open_what_is_closed()
         _never_fail_to_print()
         try:
             code: object = super().main(
@@ -99,6 +111,41 @@ def _hint(exc: click.ClickException) -> str:
 def _end(code: int, line: str) -> NoReturn:
     click.echo(line, err=True)
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Have output that the caller has closed go nowhere.
+
+    Its descriptors must not be free: the next file or socket would get them, and what others
+    print would go there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output has gone, as `head` does; nothing fails then.
+
+    The pipe itself is asked: the error may come from another one, and Python's buffers may have
+    dropped what they could not write.
+    """
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False
+    pipe = select.poll()
+    pipe.register(output, select.POLLOUT)
+    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in pipe.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, output)  # where what is left goes at the end of the interpreter
+    os.close(nowhere)
+    return True
 
 
 def _never_fail_to_print() -> None:

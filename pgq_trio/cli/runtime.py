@@ -25,6 +25,10 @@ class Interrupts:
 
     One receiver for the whole command: `run`'s own would, on asyncio, take this one's handlers
     away when it ends, and the signals would be deadly while resources close.
+
+    Attributes:
+        scope: the command's, which a signal cancels.
+        signal: the last one; None before the first.
     """
 
     def __init__(self) -> None:
@@ -44,10 +48,10 @@ class Interrupts:
     async def watch(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Answer signals until cancelled."""
         async for number in signals:
+            self.signal = number
             if self._handler is not None:
                 self._handler()
             else:
-                self.signal = number
                 self.scope.cancel()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
+import anyio
 import click
 
 from pgq_trio.cli.database import ask
-from pgq_trio.cli.output import console, echo_json, json_option, printable, table
+from pgq_trio.cli.output import console, echo_json, json_option, local_time, printable, table
 from pgq_trio.cli.place import Place, place_options
+from pgq_trio.cli.schedules import state_of
 from pgq_trio.client.queries import Queries
 from pgq_trio.errors import SchemaMissing
 from pgq_trio.models import Log, QueueStatistics, Schedule
@@ -36,11 +37,25 @@ class Status:
 @click.option(
     "--log", "rows", type=click.IntRange(0), default=10, show_default=True, help="How many rows."
 )
-def status(place: Place, as_json: bool, rows: int) -> None:
+@click.option(
+    "--watch",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    help="Look again and again, with so long between two looks, until interrupted.",
+)
+def status(place: Place, as_json: bool, rows: int, watch: float | None) -> None:
     """Show the queue, the schedules and the last rows of the log."""
+    if as_json and watch is not None:
+        raise click.UsageError("--json prints one document, so it cannot --watch")
 
     async def question(queries: Queries) -> Status:
-        return await look(queries, rows)
+        found = await look(queries, rows)
+        while watch is not None:
+            console().clear()  # of a terminal only
+            show(found)
+            await anyio.sleep(watch)
+            found = await look(queries, rows)
+        return found
 
     found = ask(place, question)
     if as_json:
@@ -86,7 +101,7 @@ def as_data(found: Status) -> dict[str, object]:
                 "id": row.id,
                 "entrypoint": row.entrypoint,
                 "expression": row.expression,
-                "status": row.status,
+                "status": state_of(row),
                 "next_run": row.next_run.isoformat(),
                 "last_run": None if row.last_run is None else row.last_run.isoformat(),
             }
@@ -123,7 +138,13 @@ def show(found: Status) -> None:
         out.print(f"schema: {printable(line)}", markup=False)
     queue = [(row.entrypoint, row.status, row.priority, row.count) for row in found.queue]
     schedules = [
-        (row.entrypoint, row.expression, row.status, _when(row.next_run), _when(row.last_run))
+        (
+            row.entrypoint,
+            row.expression,
+            state_of(row),
+            local_time(row.next_run),
+            local_time(row.last_run),
+        )
         for row in found.schedules
     ]
     sections: list[tuple[str, list[str], Sequence[Sequence[object]]]] = [
@@ -145,13 +166,9 @@ def show(found: Status) -> None:
 
 
 def _change(row: Log) -> tuple[object, ...]:
-    return (_when(row.created), row.job_id, row.entrypoint, row.status)
+    return (local_time(row.created), row.job_id, row.entrypoint, row.status)
 
 
 def _exception(row: Log) -> str:
     record = row.traceback
     return "" if record is None else f"{record.exception_type}: {record.exception_message}"
-
-
-def _when(time: datetime | None) -> str | None:
-    return None if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")

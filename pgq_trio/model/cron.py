@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol, Self, cast
@@ -19,6 +20,9 @@ _SYNTAX = (
 #: croniter's random fields: R, R(1-9), R/5.
 _RANDOM = re.compile(r"(^|,)r([(/,]|$)")
 _SECOND = timedelta(seconds=1)
+#: Longer than any offset from UTC, and than any step that a wall clock makes: Samoa skipped a day.
+_DAY = timedelta(days=1)
+_HOUR_FIELD = 1
 #: Any moment will do to see whether an expression fires at all.
 _REFERENCE = datetime(2024, 1, 1, tzinfo=UTC)
 #: Steps of doubling seconds that reach back 68 years; croniter itself looks 50 years ahead.
@@ -29,6 +33,7 @@ class _Iterator(Protocol):
     """What is used of `croniter.croniter`, which has no types of its own."""
 
     expressions: list[str]
+    expanded: list[list[object]]
 
     def get_next(self, ret_type: type[datetime], start_time: datetime) -> datetime: ...
 
@@ -37,9 +42,16 @@ class _Iterator(Protocol):
 class CronExpression:
     """A checked cron expression and the zone it is read in.
 
-    Daylight saving is croniter's decision: a local time that exists twice fires twice, and local
-    times that are left out fire once, together, at the first moment after the gap. In UTC, the
-    default, nothing of this happens.
+    The fields are compared with the clock on the wall of the zone. Where that clock is changed:
+
+    - What it shows twice fires twice: "30 2 * * *" in the night in which summer time ends, if
+      half past two comes again.
+    - What it leaves out fires at the first moment after the gap, once for all that is left out:
+      "30 2 * * *" at 03:00 in the night in which summer time begins. A schedule of every hour,
+      with `*` as its hour, has nothing to make up and goes on with its next time.
+
+    In UTC, the default, nothing of this happens, and no zone makes a fire time come early, get lost
+    or come twice at one moment.
 
     Attributes:
         normalised: the expression as it stands in the schedules table, spelled as PgQueuer
@@ -83,8 +95,36 @@ class CronExpression:
         """
         if moment.tzinfo is None:
             raise ValueError(f"{moment.isoformat()} has no time zone; use an aware datetime")
-        found = self._iterator.get_next(datetime, moment.astimezone(self.zone))
-        return found.astimezone(UTC)
+        moment = moment.astimezone(UTC)
+        if self.zone is UTC:
+            return self._next_on_wall(moment.replace(tzinfo=None)).replace(tzinfo=UTC)
+        found = self._first(_wall(moment, self.zone), moment)
+        if (turned := _turned_back(moment, self.zone)) is not None:
+            before = _wall(turned, self.zone) - _SECOND
+            found = min(found, self._first(before, turned - _SECOND))
+        return found
+
+    def _first(self, wall: datetime, after: datetime) -> datetime:
+        """Return the first fire time after a moment, of those that are later on the wall."""
+        while True:
+            wall = self._next_on_wall(wall)
+            moments = _moments(wall, self.zone)
+            for moment in moments:
+                if moment > after:
+                    return moment
+            if not moments:
+                end = _end_of_gap(wall, self.zone)
+                if not self._is_hourly and end > after:
+                    return end
+                wall = _wall(end, self.zone) - _SECOND
+
+    def _next_on_wall(self, wall: datetime) -> datetime:
+        """Return the next fitting time of a clock that nobody changes; both without a zone."""
+        return self._iterator.get_next(datetime, wall)
+
+    @property
+    def _is_hourly(self) -> bool:
+        return self._iterator.expanded[_HOUR_FIELD] == ["*"]
 
     def first_from(self, moment: datetime) -> datetime:
         """Return the first fire time at or after an aware moment."""
@@ -117,6 +157,60 @@ class CronExpression:
             if found < moment:
                 return self.last_until(moment - timedelta(microseconds=1), since=found)
         return None
+
+
+def _wall(moment: datetime, zone: tzinfo) -> datetime:
+    """Return what the clock on the wall shows, without a zone."""
+    return moment.astimezone(zone).replace(tzinfo=None, fold=0)
+
+
+def _moments(wall: datetime, zone: tzinfo) -> list[datetime]:
+    """Return when the clock on the wall shows this, in order: once, twice or never.
+
+    Only the way from UTC to the wall is asked for: the way back means something else in each
+    library of zones.
+    """
+    utc = wall.replace(tzinfo=UTC)
+    offsets = [_wall(utc + day, zone) - wall - day for day in (-_DAY, _DAY)]
+    found = {utc - offset for offset in offsets if _wall(utc - offset, zone) == wall}
+    return sorted(found)
+
+
+def _end_of_gap(wall: datetime, zone: tzinfo) -> datetime:
+    """Return the first moment after a time that the clock on the wall leaves out."""
+    utc = wall.replace(tzinfo=UTC)
+    return _first_second(utc - _DAY, utc + _DAY, lambda moment: _wall(moment, zone) > wall)
+
+
+def _turned_back(moment: datetime, zone: tzinfo) -> datetime | None:
+    """Return the moment within a day at which the clock on the wall will be turned back.
+
+    None unless it will be turned back to the present time or to an earlier one, which is when some
+    of what it has shown already is still to come once more.
+    """
+    wall = _wall(moment, zone)
+    if _wall(moment + _DAY, zone) >= wall + _DAY:
+        return None
+    whole = moment.replace(microsecond=0)
+    offset = _wall(whole, zone) - whole.replace(tzinfo=None)
+    turned = _first_second(
+        whole, whole + _DAY, lambda at: _wall(at, zone) - at.replace(tzinfo=None) < offset
+    )
+    return turned if _wall(turned, zone) <= wall else None
+
+
+def _first_second(
+    before: datetime, until: datetime, is_there: Callable[[datetime], bool]
+) -> datetime:
+    """Return the first second, after one and not after another, from which on something is so."""
+    near, far = 0, int((until - before).total_seconds())
+    while far - near > 1:
+        middle = (near + far) // 2
+        if is_there(before + middle * _SECOND):
+            far = middle
+        else:
+            near = middle
+    return before + far * _SECOND
 
 
 def _iterator(expression: object) -> _Iterator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, cast
 
 #: When a job may run: an offset from the database's now, a `timedelta` or seconds, or an aware
@@ -14,8 +14,24 @@ ExecuteAfter: TypeAlias = timedelta | float | datetime
 Headers: TypeAlias = Mapping[str, object]
 
 _INT4 = range(-(2**31), 2**31)
-#: PostgreSQL's bytea holds less than 1 GiB; a bound below it leaves room for the protocol.
-MAX_PAYLOAD_BYTES = 1_000_000_000
+
+#: A payload travels as hexadecimal text, twice its size, in messages of less than 1 GiB, and client
+#: and server hold several copies of it. A quarter of that is what surely works.
+MAX_PAYLOAD_BYTES = 250_000_000
+
+#: What an entry of PostgreSQL's indexes can hold is 2704 bytes; names and keys are in indexes.
+MAX_NAME_BYTES = 2500
+
+#: Bounds of headers: their JSON text (jsonb holds less than 256 MiB) and how deep they nest (Python
+#: reads about a thousand levels).
+MAX_HEADERS_BYTES = 50_000_000
+MAX_HEADERS_DEPTH = 100
+
+#: The longest delay of a new job: what is later than 100 years is as good as never.
+MAX_DELAY = timedelta(days=36_525)
+
+#: Points in time that Python and PostgreSQL can hold in every time zone.
+_YEARS = range(2, 9999)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +65,12 @@ def new_jobs(
 
     Raises:
         TypeError: an argument has a type the queue cannot store.
-        ValueError: lists of different lengths, a naive datetime, text PostgreSQL cannot store,
-            a priority outside of 32 bits.
+        ValueError: lists of different lengths, a naive datetime, a point in time or a delay out
+            of the calendar, a negative delay, text PostgreSQL cannot store or index, a payload
+            or headers that are too large, a priority outside of 32 bits.
     """
-    if isinstance(entrypoint, str):
-        count, entrypoints = 1, [entrypoint]
-    else:
-        entrypoints = list(entrypoint)
-        count = len(entrypoints)
+    entrypoints = _entrypoints(entrypoint)
+    count = len(entrypoints)
     payloads = _column("payload", payload, count, bytes, bytearray, memoryview)
     priorities = _column("priority", priority, count, int)
     afters = _column("execute_after", execute_after, count, timedelta, int, float, datetime)
@@ -66,6 +80,16 @@ def new_jobs(
         _new_job(*row)
         for row in zip(entrypoints, payloads, priorities, afters, keys, heads, strict=True)
     ]
+
+
+def _entrypoints(value: object) -> list[object]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, bytes) or not isinstance(value, Sequence):
+        raise TypeError(
+            f"entrypoint is a string, or a list of strings for a batch, got {type(value).__name__}"
+        )
+    return list(cast("Sequence[object]", value))
 
 
 def _column(name: str, value: object, count: int, *scalars: type) -> list[object]:
@@ -94,12 +118,12 @@ def _new_job(
         raise TypeError(f"an entrypoint is a non-empty string, got {entrypoint!r}")
     delay, execute_at = _when(after)
     return NewJob(
-        entrypoint=checked_text("entrypoint", entrypoint),
+        entrypoint=checked_name("entrypoint", entrypoint),
         payload=_payload(payload),
         priority=_priority(priority),
         delay=delay,
         execute_at=execute_at,
-        dedupe_key=None if dedupe_key is None else checked_text("dedupe_key", dedupe_key),
+        dedupe_key=None if dedupe_key is None else checked_name("dedupe_key", dedupe_key),
         headers=None if headers is None else _headers(headers),
     )
 
@@ -111,15 +135,34 @@ def checked_text(name: str, value: object) -> str:
         TypeError: it is no string.
         ValueError: it holds a NUL byte or a lone surrogate.
     """
+    return _encoded(name, value)[0]
+
+
+def checked_name(name: str, value: object) -> str:
+    """Return a text that PostgreSQL can store and have in an index.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: as `checked_text`, or it is longer than `MAX_NAME_BYTES` in UTF-8.
+    """
+    text, encoded = _encoded(name, value)
+    if len(encoded) > MAX_NAME_BYTES:
+        raise ValueError(
+            f"{name} has {len(encoded)} bytes; PostgreSQL can index texts of up to "
+            f"{MAX_NAME_BYTES} bytes. Use a hash of it."
+        )
+    return text
+
+
+def _encoded(name: str, value: object) -> tuple[str, bytes]:
     if not isinstance(value, str):
         raise TypeError(f"{name} is a string, got {type(value).__name__}")
     if "\x00" in value:
         raise ValueError(f"{name} {value!r} holds a NUL byte, which PostgreSQL cannot store")
     try:
-        value.encode()
+        return value, value.encode()
     except UnicodeEncodeError as exc:
         raise ValueError(f"{name} {value!r} holds a lone surrogate, which is no text") from exc
-    return value
 
 
 def _payload(value: object) -> bytes | None:
@@ -130,13 +173,15 @@ def _payload(value: object) -> bytes | None:
             f"payload is bytes or None, got {type(value).__name__}; encode it, "
             "for example with json.dumps(...).encode()"
         )
-    data = bytes(cast("bytes", value))
-    if len(data) > MAX_PAYLOAD_BYTES:
+    # Looked at before anything is copied.
+    view = cast("memoryview[int]", value) if isinstance(value, memoryview) else None
+    size = len(cast("bytes", value)) if view is None else view.nbytes
+    if size > MAX_PAYLOAD_BYTES:
         raise ValueError(
-            f"payload has {len(data)} bytes; PostgreSQL stores less than 1 GiB in a row. "
+            f"payload has {size} bytes; a job carries at most {MAX_PAYLOAD_BYTES}. "
             "Store it elsewhere and enqueue its address."
         )
-    return data
+    return bytes(cast("bytes", value))
 
 
 def _priority(value: object) -> int:
@@ -151,43 +196,82 @@ def _when(value: object) -> tuple[timedelta | None, datetime | None]:
     if value is None:
         return None, None
     if isinstance(value, timedelta):
-        return value, None
+        return _delay(value, value), None
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
-            return timedelta(seconds=value), None
+            return _delay(timedelta(seconds=value), value), None
         except (ValueError, OverflowError) as exc:
             raise ValueError(f"execute_after {value!r} is no number of seconds: {exc}") from exc
     if not isinstance(value, datetime):
         raise TypeError(
             f"execute_after is a timedelta, seconds or an aware datetime, got {value!r}"
         )
+    return None, _point_in_time(value)
+
+
+def _delay(delay: timedelta, given: object) -> timedelta:
+    if delay < timedelta(0):
+        raise ValueError(
+            f"a delay must not be negative, execute_after is {given!r}; leave it out for at once"
+        )
+    if delay > MAX_DELAY:
+        raise ValueError(f"a delay is at most {MAX_DELAY.days} days, execute_after is {given!r}")
+    return delay
+
+
+def _point_in_time(value: datetime) -> datetime:
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValueError(
             f"execute_after {value.isoformat()} has no time zone; "
             "use an aware datetime, for example datetime.now(UTC) + timedelta(hours=1)"
         )
-    return None, value
+    try:
+        point = value.astimezone(UTC)
+    except OverflowError:
+        point = None
+    if point is None or point.year not in _YEARS:
+        raise ValueError(
+            f"execute_after {value.isoformat()} is out of the years {_YEARS[0]} to {_YEARS[-1]}"
+        )
+    return point
 
 
 def _headers(value: object) -> str:
     if not isinstance(value, Mapping):
         raise TypeError(f"headers is a mapping, got {type(value).__name__}")
+    _check_headers(cast("object", value), 0)
     try:
-        text = json.dumps(value, allow_nan=False)
+        text = json.dumps(value, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as exc:
         raise type(exc)(f"headers cannot be stored as JSON: {exc}") from exc
-    if "\\u" in text:
-        _check_header_texts(cast("object", value))
+    if len(text) > MAX_HEADERS_BYTES:
+        raise ValueError(
+            f"headers have {len(text)} bytes as JSON; at most {MAX_HEADERS_BYTES} can be stored. "
+            "Large data belongs into the payload."
+        )
     return text
 
 
-def _check_header_texts(value: object) -> None:
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, object]", value))
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _check_headers(value: object, depth: int) -> None:
     if isinstance(value, str):
-        checked_text("headers", value)
-    elif isinstance(value, Mapping):
+        checked_text("a text in headers", value)
+        return
+    if not isinstance(value, Mapping | list | tuple):
+        return
+    if depth == MAX_HEADERS_DEPTH:
+        raise ValueError(f"headers nest deeper than {MAX_HEADERS_DEPTH} levels, or into themselves")
+    if isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
-            _check_header_texts(key)
-            _check_header_texts(item)
-    elif isinstance(value, list | tuple):
+            if not isinstance(key, str):
+                raise TypeError(f"headers have text keys as JSON objects do, got {key!r}")
+            checked_text("a key in headers", key)
+            _check_headers(item, depth + 1)
+    else:
         for item in cast("Sequence[object]", value):
-            _check_header_texts(item)
+            _check_headers(item, depth + 1)

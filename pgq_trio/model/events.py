@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from pgq_trio.errors import WorkerLost
 from pgq_trio.model.outcomes import OutcomeKind
 from pgq_trio.models import Job, Schedule
 from pgq_trio.types import CancelReason
@@ -39,6 +40,17 @@ class JobInterrupted:
 
 
 @dataclass(frozen=True, slots=True)
+class JobHeld:
+    """A job was not run again but held as failed: its workers died or fell silent too often.
+
+    `error` says how often. Its handler was not called this time, so there is no `JobEnded`.
+    """
+
+    job: Job
+    error: WorkerLost
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomeRefused:
     """The store did not take an outcome: the lease on the job is lost."""
 
@@ -53,6 +65,17 @@ class ScheduleEnded:
     schedule: Schedule
     seconds: float
     error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSkipped:
+    """Fire times came while a schedule still ran; nobody makes up for them.
+
+    `count` is how many, of more than 1000 some are not counted; `schedule.next_run` comes next.
+    """
+
+    schedule: Schedule
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +97,10 @@ Event: TypeAlias = (
     JobStarted
     | JobEnded
     | JobInterrupted
+    | JobHeld
     | OutcomeRefused
     | ScheduleEnded
+    | ScheduleSkipped
     | HealthChanged
     | NotificationIgnored
 )

@@ -43,14 +43,21 @@ class Skip:
     next_run: datetime
 
 
+def is_triggered(next_run: datetime) -> bool:
+    """Whether somebody asked for this run: fire times are whole seconds."""
+    return next_run.microsecond != 0
+
+
 def due_at(next_run: datetime, cron: CronExpression) -> datetime:
     """Return when a row with this `next_run` is due.
 
     That is `next_run` itself, also where it is no fire time of the expression: somebody may have
     set it by hand to have the schedule run now. Only a fire time within the two seconds after it
-    is waited for, since a PgQueuer worker meant that one.
+    is waited for, since a PgQueuer worker meant that one; not so if it was triggered.
     """
     next_run = next_run.astimezone(UTC)
+    if is_triggered(next_run):
+        return next_run
     first = cron.first_from(next_run)
     return first if first - next_run <= _PEER_SLACK else next_run
 
@@ -67,10 +74,10 @@ def plan(
 
     "last" answers all fire times that passed with one run, that of the last one. "all" runs each,
     in order, one for each plan. "skip" runs the last one if it is not later than the grace, and
-    nothing for those before it.
+    nothing for those before it. What was triggered makes one run, however late, under each.
 
     Args:
-        next_run: the first fire time that nobody answered.
+        next_run: the first fire time that nobody answered, or when the schedule was triggered.
         now: the store's now; both are aware.
         cron: when the schedule fires.
         misfire: the policy.
@@ -84,6 +91,13 @@ def plan(
     first = due_at(next_run, cron)
     if first > now:
         return None
+    decision = _by_policy(first, now, cron, misfire, grace)
+    return _asked_for(first, decision) if is_triggered(first) else decision
+
+
+def _by_policy(
+    first: datetime, now: datetime, cron: CronExpression, misfire: Misfire, grace: float | None
+) -> Fire | Skip:
     if grace is None and misfire == "skip":
         grace = SKIP_GRACE
     if misfire == "all":
@@ -104,11 +118,39 @@ def plan_again(
 ) -> Fire | Skip | None:
     """Decide what becomes of a fire whose worker died: its row already says the fire after it.
 
-    The arguments are those of `plan`; the fire time lost is the last one before `next_run`.
+    The arguments are those of `plan`; the fire time lost is the last one before `next_run`. Where
+    the dead run had been triggered, that is as good as any.
     """
+    next_run, now = next_run.astimezone(UTC), now.astimezone(UTC)
     lost = cron.previous_before(next_run)
     anchor = now if lost is None or lost > now else lost
-    return plan(anchor, now=now, cron=cron, misfire=misfire, grace=grace)
+    decision = plan(anchor, now=now, cron=cron, misfire=misfire, grace=grace)
+    if is_triggered(next_run) and next_run <= now:  # while it ran
+        return _asked_for(next_run, decision)
+    return decision
+
+
+def passed_meanwhile(
+    next_run: datetime, *, now: datetime, cron: CronExpression
+) -> tuple[int, datetime]:
+    """Return how many fire times came while a schedule ran, and the first one still to come.
+
+    Args:
+        next_run: the first of them, not later than now.
+        now: the end of the run.
+        cron: when the schedule fires.
+
+    Returns:
+        at most `MAX_MISSED` + 1, and a fire time later than now.
+    """
+    now = now.astimezone(UTC)
+    _, before_last = _last(next_run.astimezone(UTC), now, cron)
+    return before_last + 1, cron.next_after(now)
+
+
+def _asked_for(triggered: datetime, decision: Fire | Skip | None) -> Fire | Skip | None:
+    """Return a run in place of none: who asks for one gets it whatever the policy says."""
+    return Fire(triggered, 0, decision.next_run) if isinstance(decision, Skip) else decision
 
 
 def _one_by_one(

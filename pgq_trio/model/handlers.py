@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import pickle
 import sys
 from collections.abc import Callable
 from types import FunctionType, MethodType, UnionType
@@ -113,6 +114,40 @@ def check_call(func: Callable[..., object], what: str, *arguments: str) -> None:
             "is passed second, to a positional parameter annotated with its type, or with "
             "accepts_context=True."
         ) from exc
+
+
+def why_unknown_elsewhere(func: object) -> str | None:
+    """Say why another process could not find this callable by its name; None: it could.
+
+    What a decorator is going to bind to the name is not known yet, so a function at the top level
+    of its module is taken to be found.
+    """
+    if isinstance(func, functools.partial):
+        part = cast("functools.partial[object]", func)
+        return why_unknown_elsewhere(part.func) or _why_unpicklable(
+            (part.args, part.keywords), "an argument of the partial"
+        )
+    if isinstance(func, MethodType):
+        owner = func.__self__
+        if isinstance(owner, type):
+            return why_unknown_elsewhere(owner)
+        return _why_unpicklable(owner, f"its {type(owner).__name__}")
+    if isinstance(func, FunctionType | type):
+        name = func.__qualname__
+        if name.endswith("<lambda>"):
+            return "a lambda has no name"
+        if "<locals>" in name:
+            return f"it is local to {name.partition('.<locals>')[0]}"
+        return None
+    return _why_unpicklable(func, "it")
+
+
+def _why_unpicklable(value: object, what: str) -> str | None:
+    try:
+        pickle.dumps(value)
+    except Exception as exc:  # noqa: BLE001 - pickling calls the user's __reduce__
+        return f"{what} cannot be pickled ({exc})"
+    return None
 
 
 def _signature_of(func: object) -> inspect.Signature | None:

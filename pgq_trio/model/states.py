@@ -28,6 +28,7 @@ TRANSITIONS: frozenset[Transition] = frozenset(
         Transition("picked", "retry", "queued"),
         Transition("picked", "interrupt", "queued"),
         Transition("picked", "rescue", "picked"),
+        Transition("picked", "max_attempts rescues", "failed"),
         Transition("picked", "cancel", "canceled"),
         Transition("picked", "clear", "deleted"),
         Transition("failed", "requeue", "queued"),

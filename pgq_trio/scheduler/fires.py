@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 from typing import cast
 
 import anyio
 
 from pgq_trio.abc import ScheduleStore
 from pgq_trio.errors import ConnectionLost, PgqError
-from pgq_trio.model.events import Event, ScheduleEnded
-from pgq_trio.model.firing import Fire, Skip
+from pgq_trio.model.events import Event, ScheduleEnded, ScheduleSkipped
+from pgq_trio.model.firing import Fire, Skip, passed_meanwhile
 from pgq_trio.models import ResourceMapping, Schedule, ScheduleContext
 from pgq_trio.scheduler.health import logger
 from pgq_trio.scheduler.leases import END_LIMIT, Lease, Leases
-from pgq_trio.scheduler.registry import ScheduleEntry
 from pgq_trio.scheduler.timetable import STALE_AFTER, Due
 
 #: A claim cannot be abandoned half way: the server may have committed it. Its shield ends here.
@@ -33,13 +33,17 @@ class Fires:
         resources: ResourceMapping,
         leases: Leases,
         emit: Callable[[Event], None],
+        now: Callable[[], datetime],
         failures: Counter[str],
+        skipped: Counter[str],
     ) -> None:
         self._store = store
         self._resources = resources
         self._leases = leases
         self._emit = emit
+        self._now = now
         self._failures = failures
+        self._skipped = skipped
 
     async def claim(self, due: Due) -> Schedule | None:
         """Take one fire; None when another worker was first.
@@ -55,24 +59,24 @@ class Fires:
             )
         raise ConnectionLost(f"the claim of a schedule got no answer within {_CLAIM_LIMIT:g} s")
 
-    async def run(self, entry: ScheduleEntry, row: Schedule, decision: Fire | Skip) -> bool:
+    async def run(self, due: Due, row: Schedule) -> Schedule | None:
         """Do with a claimed row what was decided, and write its end.
 
-        Returns whether the row is known to be queued again. Cancelled, the fire is queued again
-        under a shield with a deadline, to be run elsewhere; so it is after any other exception
-        that is no `Exception`, which is raised.
+        Returns the row as that left it, None if that is not known. Cancelled, the fire is queued
+        again under a shield with a deadline, to be run elsewhere; so it is after any other
+        exception that is no `Exception`, which is raised.
         """
         with self._leases.hold(row) as lease:
-            if isinstance(decision, Skip):
+            if isinstance(due.decision, Skip):
                 logger.info(
-                    "schedule %r: skipped what was missed, next is %s",
-                    entry.name,
-                    decision.next_run,
+                    "schedule %r: left out what was missed, next is %s",
+                    due.entry.name,
+                    due.decision.next_run,
                 )
-                return await self._leases.finish(lease, next_run=decision.next_run)
-            return await self._run(entry, lease, decision)
+                return await self._leases.finish(lease, ran=False)
+            return await self._run(due, lease, due.decision)
 
-    async def _run(self, entry: ScheduleEntry, lease: Lease, fire: Fire) -> bool:
+    async def _run(self, due: Due, lease: Lease, fire: Fire) -> Schedule | None:
         context = ScheduleContext(
             resources=self._resources,
             fire_time=fire.fire_time,
@@ -84,7 +88,7 @@ class Fires:
         try:
             with lease.scope:
                 await anyio.lowlevel.checkpoint_if_cancelled()
-                await entry.executor.execute(lease.row, context)
+                await due.entry.executor.execute(lease.row, context)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything; it is reported
             error = exc
         except BaseExceptionGroup as group:
@@ -100,16 +104,35 @@ class Fires:
             raise
         if lease.lost:
             error = error or PgqError(
-                f"the lease on schedule {entry.name!r} was lost while it ran, so it was cancelled"
+                f"the lease on schedule {due.entry.name!r} was lost while it ran, "
+                "so it was cancelled"
             )
         self._report(lease.row, began, error)
         if lease.lost:
             await anyio.lowlevel.checkpoint()
-            return False
+            return None
         if error is not None and anyio.current_effective_deadline() == -math.inf:
             await self._interrupted(lease, fire)  # it answered the cancellation with an error
-            return False
-        return await self._leases.finish(lease)
+            return None
+        return await self._finish(due, lease)
+
+    async def _finish(self, due: Due, lease: Lease) -> Schedule | None:
+        """Write the end of a run, and skip the fire times that came while it went on."""
+        now, next_run = self._now(), lease.row.next_run
+        if not due.missed_until < next_run <= now:
+            return await self._leases.finish(lease)
+        count, following = passed_meanwhile(next_run, now=now, cron=due.entry.cron)
+        ended = await self._leases.finish(lease, next_run=following)
+        if ended is not None:
+            self._skipped[ended.entrypoint] += count
+            logger.warning(
+                "schedule %r still ran at %d of its fire times, which are skipped; next is %s",
+                ended.entrypoint,
+                count,
+                ended.next_run,
+            )
+            self._emit(ScheduleSkipped(ended, count))
+        return ended
 
     async def _interrupted(self, lease: Lease, fire: Fire) -> None:
         logger.info("schedule %r was interrupted; it is queued again", lease.row.entrypoint)

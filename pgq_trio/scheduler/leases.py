@@ -29,13 +29,14 @@ END_LIMIT = 5.0
 class Lease:
     """One claimed row, from the claim until its end is written."""
 
-    __slots__ = ("ending", "lost", "row", "scope")
+    __slots__ = ("ended", "ending", "lost", "row", "scope")
 
     def __init__(self, row: Schedule) -> None:
         self.row: Schedule = row
         self.scope: anyio.CancelScope = anyio.CancelScope()
         self.lost: bool = False
         self.ending: bool = False
+        self.ended: Schedule | None = None
 
 
 class Leases:
@@ -88,39 +89,44 @@ class Leases:
                 lease.lost = True
                 lease.scope.cancel("lease lost")
 
-    async def finish(self, lease: Lease, *, next_run: datetime | None = None) -> bool:
+    async def finish(
+        self, lease: Lease, *, next_run: datetime | None = None, ran: bool = True
+    ) -> Schedule | None:
         """Write the end of a fire, however long that takes, with the lease kept meanwhile.
 
-        Returns False when the lease was lost. A cancellation is held up for at most `END_LIMIT`
-        seconds; if the store cannot be reached by then, the fire is run again by whoever finds
-        its lease expired.
+        Returns the row as that left it, None when the lease was lost. A cancellation is held up
+        for at most `END_LIMIT` seconds; if the store cannot be reached by then, the fire is run
+        again by whoever finds its lease expired.
         """
         while True:
-            if (owned := await self.hand_back(lease, next_run=next_run)) is not None:
-                return owned
+            if await self.hand_back(lease, next_run=next_run, ran=ran):
+                return lease.ended
             await anyio.lowlevel.checkpoint()
 
-    async def hand_back(self, lease: Lease, *, next_run: datetime | None) -> bool | None:
+    async def hand_back(
+        self, lease: Lease, *, next_run: datetime | None, ran: bool = False
+    ) -> bool:
         """Write the end of a fire, shielded, trying for `END_LIMIT` seconds.
 
-        Returns whether the lease was still held, None when the store could not be reached.
+        Returns whether the store could be reached; `lease.ended` is the row then, or None if the
+        lease was lost.
         """
         lease.ending = True
         backoff = Backoff()
         with anyio.move_on_after(END_LIMIT, shield=True):
             while True:
                 try:
-                    owned = await self._store.finish(lease.row, next_run=next_run)
+                    lease.ended = await self._store.finish(lease.row, next_run=next_run, ran=ran)
                 except StoreError as exc:
                     self._health.failed("finish", exc)
                     await anyio.sleep(backoff.next())
                 else:
                     self._health.worked("finish")
-                    if not owned:
+                    if lease.ended is None:
                         logger.warning(
                             "the lease on schedule %r was lost before its run had ended: another "
                             "worker runs it, or its row was deleted",
                             lease.row.entrypoint,
                         )
-                    return owned
-        return None
+                    return True
+        return False

@@ -42,6 +42,7 @@ class Scheduler:
 
     Attributes:
         failures: how many fires of each name raised.
+        skipped: how many fire times of each name came while it still ran.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Scheduler:
         emit: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self.failures: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self._store = store
         self._timetable = Timetable(entries)
         self._health = StoreHealth(emit)
@@ -62,7 +64,9 @@ class Scheduler:
             resources=resources,
             leases=self._leases,
             emit=emit,
+            now=self._now,
             failures=self.failures,
+            skipped=self.skipped,
         )
         self._claims = anyio.Semaphore(_PARALLEL_CLAIMS)
         self._wakeup = Wakeup()
@@ -177,9 +181,9 @@ class Scheduler:
             if row is None:
                 self._timetable.lost(due, self._now())
                 return
-            self._timetable.claimed(due.entry, row)
-            if await self._fires.run(due.entry, row, due.decision):
-                self._timetable.settled(due.entry)
+            self._timetable.changed(due.entry, row)
+            if (ended := await self._fires.run(due, row)) is not None:
+                self._timetable.changed(due.entry, ended)
         finally:
             self._timetable.end(due.entry)
             self._wakeup.set()

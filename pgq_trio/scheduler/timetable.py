@@ -22,17 +22,26 @@ STALE_AFTER = 30.0
 #: come. That worker fires again by itself; should it go instead, this is how late we notice.
 _OVERDUE_LOOK = timedelta(seconds=5)
 
+#: The status of a paused row, in which neither package fires it.
+PAUSED = "canceled"
+
 #: A heartbeat has to be *older* than the timeout.
 _STALE = timedelta(seconds=STALE_AFTER, milliseconds=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """One thing to do now: claim this row, then do what was decided."""
+    """One thing to do now: claim this row, then do what was decided.
+
+    Attributes:
+        missed_until: fire times until then were missed before the schedule ran, which is a matter
+            of its misfire policy; later ones that come while it runs are skipped.
+    """
 
     entry: ScheduleEntry
     row: Schedule
     decision: Fire | Skip
+    missed_until: datetime
 
 
 class Timetable:
@@ -43,6 +52,7 @@ class Timetable:
         self._rows: dict[ScheduleKey, Schedule] = {}
         self._busy: set[ScheduleKey] = set()
         self._due_at: dict[ScheduleKey, tuple[datetime, datetime]] = {}
+        self._missed_until: dict[ScheduleKey, datetime] = {}
         self._seen: datetime | None = None
 
     def __len__(self) -> int:
@@ -83,14 +93,18 @@ class Timetable:
                 continue
             entry = self._entries[key]
             if (decision := _decide(entry, row, now)) is not None:
-                found.append(Due(entry, row, decision))
+                found.append(Due(entry, row, decision, self._missed(key, row, now)))
         found.sort(key=lambda due: due.row.next_run)
         return found
 
     def next_look(self) -> datetime | None:
         """Return when the next thing is due as far as the rows tell; None: nothing is."""
         return min(
-            (self._look_at(key, row) for key, row in self._rows.items() if key not in self._busy),
+            (
+                self._look_at(key, row)
+                for key, row in self._rows.items()
+                if key not in self._busy and row.status != PAUSED
+            ),
             default=None,
         )
 
@@ -104,21 +118,28 @@ class Timetable:
             due.row, status="picked", heartbeat=now, next_run=due.decision.next_run
         )
 
-    def claimed(self, entry: ScheduleEntry, row: Schedule) -> None:
-        """Note what a claim made of a row."""
+    def changed(self, entry: ScheduleEntry, row: Schedule) -> None:
+        """Note what a claim, or the end of its run, made of a row."""
         self._rows[entry.key] = _in_utc(row)
-
-    def settled(self, entry: ScheduleEntry) -> None:
-        """Note that the end of a run is written: its row is queued again."""
-        if (row := self._rows.get(entry.key)) is not None:
-            self._rows[entry.key] = replace(row, status="queued")
 
     def end(self, entry: ScheduleEntry) -> None:
         """Note that a row is not busy here any more."""
         self._busy.discard(entry.key)
 
     def _may_be_due(self, key: ScheduleKey, row: Schedule, now: datetime) -> bool:
-        return row.status != "queued" or self._due(key, row) <= now
+        return row.status != PAUSED and (row.status != "queued" or self._due(key, row) <= now)
+
+    def _missed(self, key: ScheduleKey, row: Schedule, now: datetime) -> datetime:
+        """Return the moment until which fire times were missed, not skipped.
+
+        That is now, and under "all" as long as the missed ones are made up what it was when that
+        began. Otherwise a schedule that runs longer than from one fire time to the next would never
+        be done with it.
+        """
+        until = self._missed_until.get(key)
+        if until is None or until < row.next_run:
+            until = self._missed_until[key] = now
+        return until
 
     def _due(self, key: ScheduleKey, row: Schedule) -> datetime:
         """Return when a row is due; remembered, since every look asks and few rows change."""

@@ -30,9 +30,10 @@ SELECT 'column', place || '.' || a.attname,
         ELSE format_type(a.atttypid, a.atttypmod) END
     || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END
     || CASE
-        WHEN a.attidentity <> '' THEN ' GENERATED'
-        WHEN pg_get_serial_sequence(relation.oid::regclass::text, a.attname) IS NOT NULL
-            THEN ' GENERATED'
+        -- Of serial and of identity columns. The type of the sequence bounds the ids as well.
+        WHEN q.seqtypid IS NOT NULL THEN ' GENERATED'
+            || CASE WHEN q.seqtypid = 'bigint'::regtype THEN ''
+                ELSE ' AS ' || format_type(q.seqtypid, NULL) END
         WHEN d.adbin IS NOT NULL THEN ' DEFAULT ' || replace(
             pg_get_expr(d.adbin, d.adrelid), '::' || coalesce(status_type::text, ''), '::{status}')
         ELSE ''
@@ -41,6 +42,8 @@ FROM wanted
 CROSS JOIN relation
 JOIN pg_catalog.pg_attribute a ON a.attrelid = relation.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN pg_catalog.pg_sequence q
+    ON q.seqrelid = pg_get_serial_sequence(relation.oid::regclass::text, a.attname)::regclass
 UNION ALL
 SELECT 'constraint', place || ' ' || pg_get_constraintdef(k.oid), ''
 FROM relation
@@ -50,11 +53,13 @@ SELECT 'index', i.relname,
     CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END
     || CASE WHEN x.indisvalid THEN '' ELSE 'INVALID ' END
     -- Greedy, and after the type is out of the way: names may hold anything.
-    || substring(
-        replace(
-            pg_get_indexdef(x.indexrelid), '::' || coalesce(status_type::text, ''), '::{status}'
-        )
-        FROM '.*( USING btree .*)$')
+    || coalesce(
+        substring(
+            replace(
+                pg_get_indexdef(x.indexrelid), '::' || coalesce(status_type::text, ''), '::{status}'
+            )
+            FROM '.*( USING btree .*)$'),
+        ' USING another method')
 FROM wanted
 CROSS JOIN relation
 JOIN pg_catalog.pg_index x ON x.indrelid = relation.oid

@@ -1,38 +1,74 @@
-"""The statements that create and drop the objects; they are text, nobody runs them here.
+"""The statements that create and drop all objects; they are text, nobody runs them here.
 
-Every name is quoted and every statement may be repeated: what is there already is left alone.
+Every statement may be repeated: what is there already is left alone.
 """
 
 from __future__ import annotations
 
-from pgq_trio.model.names import quote_identifier, quote_literal
-from pgq_trio.schema.declaration import (
-    INDEXES,
-    STATUS_LABELS,
-    TABLES,
-    Column,
-    IndexObject,
-    TableObject,
+import zlib
+from collections.abc import Collection
+
+from pgq_trio.schema.declaration import INDEXES, TABLES, TableObject
+from pgq_trio.schema.objects import (
+    create_function,
+    create_index,
+    create_table,
+    create_trigger,
+    function_exists,
+    guarded_schema,
+    guarded_type,
+    status_type,
+    table_name,
+    trigger_exists,
+    unless,
 )
 from pgq_trio.settings import Settings
 
-__all__ = ["install_statements", "uninstall_statements"]
+__all__ = [
+    "TAKE_TURNS",
+    "install_statements",
+    "lock_tables",
+    "turns_with_pgqueuer",
+    "uninstall_statements",
+]
 
 #: Two installations at the same time create the same objects and one of them would fail, whatever
 #: IF NOT EXISTS says; so they take turns until the end of their transactions.
-_TAKE_TURNS = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pgq-trio schema'))"
+TAKE_TURNS = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pgq-trio schema'))"
+
+
+def turns_with_pgqueuer(settings: Settings) -> str:
+    """Wait for the end of an upgrade by PgQueuer, and have it wait for ours.
+
+    Its lock is the CRC-32 of the queue table's name as its SQL has it, without quotes.
+    """
+    queue = settings.queue_table
+    name = f"{settings.schema}.{queue}" if settings.schema else queue
+    return f"SELECT pg_catalog.pg_advisory_xact_lock({zlib.crc32(name.encode())})"
+
+
+#: As the statements of workers lock tables: the queue before the rest, and the folding of the log
+#: starts with the statistics. Taken in another order, each could wait for the other (a deadlock).
+_LOCK_ORDER = ("queue_table", "statistics_table", "queue_table_log", "schedules_table")
+
+
+def lock_tables(present: Collection[TableObject], settings: Settings) -> str | None:
+    """Keep everybody out of the tables that are there before the first of them is changed."""
+    tables = sorted(present, key=lambda table: _LOCK_ORDER.index(table.key))
+    names = ", ".join(table_name(table, settings) for table in tables)
+    return f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE" if names else None
 
 
 def install_statements(settings: Settings) -> list[str]:
     """Return the statements that create every object; run them in one transaction."""
     return [
-        _TAKE_TURNS,
-        *([_create_schema(settings)] if settings.schema else []),
-        _create_type(settings),
-        *(_create_table(table, settings) for table in TABLES),
-        *(_create_index(index, settings) for index in INDEXES),
-        _create_function(settings),
-        _create_trigger(settings),
+        TAKE_TURNS,
+        *([guarded_schema(settings)] if settings.schema else []),
+        guarded_type(settings),
+        *(create_table(table, settings, guard="IF NOT EXISTS ") for table in TABLES),
+        *(create_index(index, settings, guard="IF NOT EXISTS ") for index in INDEXES),
+        unless(function_exists(settings), create_function(settings)),
+        unless(trigger_exists(settings), create_trigger(settings)),
     ]
 
 
@@ -42,106 +78,9 @@ def uninstall_statements(settings: Settings) -> list[str]:
     What others built on the objects, such as a view, makes the drop fail instead of going with
     them. The PostgreSQL schema stays: it may hold objects of others.
     """
-    tables = [settings.qualified(str(getattr(settings, table.key))) for table in TABLES]
     return [
-        _TAKE_TURNS,
-        *(f"DROP TABLE IF EXISTS {table}" for table in tables),
+        TAKE_TURNS,
+        *(f"DROP TABLE IF EXISTS {table_name(table, settings)}" for table in TABLES),
         f"DROP FUNCTION IF EXISTS {settings.qualified(settings.function)}()",
-        f"DROP TYPE IF EXISTS {settings.qualified(settings.queue_status_type)}",
+        f"DROP TYPE IF EXISTS {status_type(settings)}",
     ]
-
-
-def _unless(exists: str, create: str) -> str:
-    """Wrap a statement that has no IF NOT EXISTS of its own.
-
-    The block is a quoted literal, not dollar-quoted: a name could hold the closing dollar tag.
-    """
-    block = f"BEGIN IF NOT EXISTS ({exists}) THEN {create}; END IF; END"
-    return f"DO LANGUAGE plpgsql {quote_literal(block)}"
-
-
-def _namespace(settings: Settings) -> str:
-    """Return the schema that new objects go into, as an SQL expression."""
-    return quote_literal(settings.schema) if settings.schema else "current_schema()"
-
-
-def _create_schema(settings: Settings) -> str:
-    # CREATE SCHEMA IF NOT EXISTS asks for the right to create one even when it is there.
-    return _unless(
-        f"SELECT FROM pg_catalog.pg_namespace WHERE nspname = {quote_literal(settings.schema)}",
-        f"CREATE SCHEMA {quote_identifier(settings.schema)}",
-    )
-
-
-def _create_type(settings: Settings) -> str:
-    labels = ", ".join(quote_literal(label) for label in STATUS_LABELS)
-    return _unless(
-        "SELECT FROM pg_catalog.pg_type t"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
-        f" WHERE t.typname = {quote_literal(settings.queue_status_type)}"
-        f" AND n.nspname = {_namespace(settings)}",
-        f"CREATE TYPE {settings.qualified(settings.queue_status_type)} AS ENUM ({labels})",
-    )
-
-
-def _create_table(table: TableObject, settings: Settings) -> str:
-    status = settings.qualified(settings.queue_status_type)
-    lines = [_column(column, status) for column in table.columns]
-    if table.unique:
-        lines.append(f"UNIQUE ({', '.join(table.unique)})")
-    unlogged = "UNLOGGED " if settings.is_unlogged(table.key) else ""
-    name = settings.qualified(str(getattr(settings, table.key)))
-    return f"CREATE {unlogged}TABLE IF NOT EXISTS {name} (\n    " + ",\n    ".join(lines) + "\n)"
-
-
-def _column(column: Column, status: str) -> str:
-    if column.kind == "serial":
-        return f"{column.name} bigserial PRIMARY KEY"
-    if column.kind == "identity":
-        return f"{column.name} bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY"
-    line = f"{column.name} {column.type}"
-    if column.not_null:
-        line += " NOT NULL"
-    if column.default is not None:
-        line += f" DEFAULT {column.default}"
-    return line.replace("{status}", status)
-
-
-def _create_index(index: IndexObject, settings: Settings) -> str:
-    unique = "UNIQUE " if index.unique else ""
-    name = quote_identifier(index.name(settings))
-    table = settings.qualified(str(getattr(settings, index.table)))
-    status = settings.qualified(settings.queue_status_type)
-    body = index.body.replace("{status}", status)
-    return f"CREATE {unique}INDEX IF NOT EXISTS {name} ON {table} {body}"
-
-
-def _create_function(settings: Settings) -> str:
-    channel = quote_literal(settings.channel)
-    body = (
-        f"BEGIN PERFORM pg_catalog.pg_notify({channel}, pg_catalog.json_build_object("
-        f"'channel', {channel}::text, 'operation', lower(TG_OP), 'sent_at', now(), "
-        "'table', TG_TABLE_NAME, 'type', 'table_changed_event')::text); RETURN NULL; END"
-    )
-    return _unless(
-        "SELECT FROM pg_catalog.pg_proc p"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace"
-        f" WHERE p.proname = {quote_literal(settings.function)}"
-        f" AND n.nspname = {_namespace(settings)}",
-        f"CREATE FUNCTION {settings.qualified(settings.function)}() RETURNS trigger"
-        f" LANGUAGE plpgsql AS {quote_literal(body)}",
-    )
-
-
-def _create_trigger(settings: Settings) -> str:
-    # Not on UPDATE and DELETE: claims, heartbeats and outcomes would wake every worker. A
-    # statement of ours that makes a row runnable again notifies by itself.
-    queue = settings.qualified(settings.queue_table)
-    return _unless(
-        "SELECT FROM pg_catalog.pg_trigger"
-        f" WHERE tgrelid = {quote_literal(queue)}::regclass"
-        f" AND tgname = {quote_literal(settings.trigger)}",
-        f"CREATE TRIGGER {quote_identifier(settings.trigger)}"
-        f" AFTER INSERT OR TRUNCATE ON {queue}"
-        f" FOR EACH STATEMENT EXECUTE FUNCTION {settings.qualified(settings.function)}()",
-    )

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from pgq_trio.model.names import quote_literal
 from pgq_trio.schema.declaration import INDEXES, STATUS_LABELS, TABLES, Column, TableObject
+from pgq_trio.schema.found import (
+    Found,
+    FoundColumn,
+    Key,
+    absent_places,
+    index_text,
+    missing_labels,
+)
+from pgq_trio.schema.objects import keys_of
 from pgq_trio.settings import Settings
 
-__all__ = ["Found", "catalog_params", "differences", "missing_names"]
+__all__ = [
+    "TRIGGER",
+    "catalog_params",
+    "channel_text",
+    "differences",
+    "leftovers",
+    "missing_names",
+]
 
-#: Kind and name of an object as `catalog.sql` gives them, and its definition.
-Key: TypeAlias = tuple[str, str]
-Found: TypeAlias = Mapping[Key, str]
+#: The definition of a trigger that wakes workers, as `catalog.sql` gives it.
+TRIGGER = "AFTER INSERT"
 
 _INSTALL = "mend it with `pgq-trio install`"
-_BY_HAND = "mend it with PgQueuer's `pgq upgrade`, or by hand if that refuses"
-_UPGRADE = "mend it with PgQueuer's `pgq upgrade`"
+_UPGRADE = "mend it with `pgq-trio upgrade`"
+_UNINSTALL = "drop it with `pgq-trio uninstall`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +43,7 @@ class _Wanted:
     name: str
     definition: str
     required: bool
+    column: Column | None = None
 
 
 def catalog_params(settings: Settings) -> list[object]:
@@ -41,30 +56,34 @@ def catalog_params(settings: Settings) -> list[object]:
     ]
 
 
+def channel_text(settings: Settings) -> str:
+    """Return what the trigger's function holds if it notifies on the channel in use."""
+    return quote_literal(settings.channel).strip()
+
+
 def differences(found: Found, settings: Settings) -> list[str]:
     """Return one line for each missing or differing object, with the command that mends it.
 
     Objects that only PgQueuer has are none of our business.
     """
     lines: list[str] = []
-    absent = _absent_tables(found)
+    absent = absent_places(found)
+    # `install` leaves a table that exists as it is, and cannot index a column that is missing.
+    create = _INSTALL if len(absent) == len(TABLES) else _UPGRADE
     for wanted in _declared(settings):
         if wanted.key[0] in {"column", "constraint"} and _place(wanted.key) in absent:
             continue  # the line on the table says it
         actual = found.get(wanted.key)
         if actual is None:
-            # `install` leaves a table that exists as it is; a new column is `upgrade`'s.
-            cure = _UPGRADE if wanted.key[0] in {"column", "constraint"} else _INSTALL
-            lines.append(f"{wanted.name} is missing; {cure}")
+            lines.append(f"{wanted.name} is missing; {_cure_of_missing(wanted, found) or create}")
         elif (problem := _problem(wanted, actual, settings)) is not None:
-            cure = _BY_HAND if wanted.key[0] == "column" else _UPGRADE
-            lines.append(f"{wanted.name} {problem}; {cure}")
+            lines.append(f"{wanted.name} {problem}; {_cure(wanted, actual, found, settings)}")
     return lines
 
 
 def missing_names(found: Found, settings: Settings) -> list[str]:
     """Return what `run` cannot do without and that is not there."""
-    absent = _absent_tables(found)
+    absent = absent_places(found)
     names: list[str] = []
     for wanted in _declared(settings):
         if not wanted.required or (wanted.key[0] != "table" and _place(wanted.key) in absent):
@@ -78,6 +97,16 @@ def missing_names(found: Found, settings: Settings) -> list[str]:
     return names
 
 
+def leftovers(found: Found, settings: Settings) -> list[str]:
+    """Return one line for each table, type and function that is there, with what drops it."""
+    kinds = {"table", "type", "function"}
+    return [
+        f"{wanted.name} is there; {_UNINSTALL}"
+        for wanted in _declared(settings)
+        if wanted.key[0] in kinds and wanted.key in found
+    ]
+
+
 def _problem(wanted: _Wanted, actual: str, settings: Settings) -> str | None:
     if wanted.key[0] == "function":
         # PgQueuer's own function will do, if it sends on the channel we listen on.
@@ -89,9 +118,38 @@ def _problem(wanted: _Wanted, actual: str, settings: Settings) -> str | None:
     return f"is {actual.strip()!r} instead of {wanted.definition.strip()!r}"
 
 
-def _absent_tables(found: Found) -> set[str]:
-    places = {str(place) for place in range(1, len(TABLES) + 1)}
-    return places - {name for kind, name in found if kind == "table"}
+def _cure_of_missing(wanted: _Wanted, found: Found) -> str | None:
+    kind, name = wanted.key
+    if kind == "constraint" and name.endswith("PRIMARY KEY (id)"):
+        primary = f"{_place(wanted.key)} PRIMARY KEY"
+        if any(other == kind and key.startswith(primary) for other, key in found):
+            return "another primary key is in its place: drop that by hand, then `pgq-trio upgrade`"
+    return None
+
+
+def _cure(wanted: _Wanted, actual: str, found: Found, settings: Settings) -> str:
+    kind = wanted.key[0]
+    if kind == "type":
+        return _cure_of_type(actual, found)
+    if kind == "table":
+        return (
+            f"switch it with `pgq-trio durability {settings.durability}`, "
+            "or set PGQUEUER_DURABILITY to what it is"
+        )
+    if wanted.column is not None and not FoundColumn.parse(actual).can_become(wanted.column):
+        return "no upgrade changes what rows hold: mend it by hand with ALTER TABLE"
+    return _UPGRADE
+
+
+def _cure_of_type(actual: str, found: Found) -> str:
+    if missing_labels(found):
+        return _UPGRADE
+    if not set(STATUS_LABELS) <= set(actual.split(", ")):
+        return "mend it by hand with ALTER TYPE ... RENAME VALUE or ADD VALUE"
+    return (
+        "PostgreSQL cannot take labels away or change their order, and none does harm as long as "
+        "no row has it; else uninstall and install again"
+    )
 
 
 def _place(key: Key) -> str:
@@ -112,11 +170,10 @@ def _declared(settings: Settings) -> Iterable[_Wanted]:
         yield from _declared_table(str(place), table, settings)
     for index in INDEXES:
         name = index.name(settings)
-        definition = f"{'UNIQUE ' if index.unique else ''} {index.body}"
-        yield _Wanted(("index", name), f"index {name}", definition, index.required)
-    channel = quote_literal(settings.channel).strip()
+        yield _Wanted(("index", name), f"index {name}", index_text(index), index.required)
+    channel = channel_text(settings)
     yield _Wanted(("function", ""), f"function {settings.function}", channel, required=False)
-    yield _Wanted(("trigger", ""), f"trigger {settings.trigger}", "AFTER INSERT", required=False)
+    yield _Wanted(("trigger", ""), f"trigger {settings.trigger}", TRIGGER, required=False)
 
 
 def _declared_table(place: str, table: TableObject, settings: Settings) -> Iterator[_Wanted]:
@@ -127,9 +184,8 @@ def _declared_table(place: str, table: TableObject, settings: Settings) -> Itera
     yield _Wanted(("table", place), f"table {name}", kept, required)
     for column in table.columns:
         key = ("column", f"{place}.{column.name}")
-        yield _Wanted(key, f"column {name}.{column.name}", _column(column), required)
-    keys = ["PRIMARY KEY (id)", *([f"UNIQUE ({', '.join(table.unique)})"] if table.unique else [])]
-    for text in keys:
+        yield _Wanted(key, f"column {name}.{column.name}", _column(column), required, column)
+    for text in keys_of(table):
         yield _Wanted(("constraint", f"{place} {text}"), f"{text} of table {name}", "", required)
 
 

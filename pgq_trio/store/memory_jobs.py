@@ -18,7 +18,7 @@ from pgq_trio.models import Job, Log, QueueStatistics
 from pgq_trio.store.batches import Merged, merge_by_key
 from pgq_trio.store.memory_rows import Row
 from pgq_trio.store.memory_state import MemoryState
-from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId
+from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId, SortOrder
 
 __all__ = ["MemoryJobs"]
 
@@ -96,7 +96,8 @@ class MemoryJobs(JobStore):
             due = min((time for time in earliest if time is not None), default=None)
             next_due = None if due is None else (due - now).total_seconds()
         rows.sort(key=lambda row: (-row.priority, row.id))
-        return Claimed([row.job() for row in rows], next_due)
+        lost = {row.id: row.lost_runs for row in rows if row.lost_runs}
+        return Claimed([row.job() for row in rows], next_due, lost)
 
     def _choose(self, request: ClaimRequest, now: datetime) -> list[Row]:
         """Claim, one after another, the row that is first in line of all there are."""
@@ -119,7 +120,7 @@ class MemoryJobs(JobStore):
             if limit and not limited_left:
                 continue
             is_rescue = row.status == "picked"
-            slot = row.slot if is_rescue else self._free_slot(row.entrypoint, limit)
+            slot = row.slot if is_rescue else self._table.free_slot(row.entrypoint, limit)
             if limit and not is_rescue and slot is None:
                 continue
             self._pick(row, slot, request.queue_manager_id, now)
@@ -129,18 +130,16 @@ class MemoryJobs(JobStore):
                 stand_in_line(self._table.best(row.entrypoint, now))
         return chosen
 
-    def _free_slot(self, entrypoint: str, limit: int) -> int | None:
-        taken = self._table.slots(entrypoint)
-        return next((slot for slot in range(limit) if slot not in taken), None)
-
     def _pick(
         self, row: Row, slot: int | None, queue_manager_id: QueueManagerId, now: datetime
     ) -> None:
-        row.attempts += row.status == "picked"
+        is_rescue = row.status == "picked"
+        row.attempts += is_rescue
+        row.lost_runs += is_rescue
         row.queue_manager_id = queue_manager_id
         row.updated = row.heartbeat = now
         self._table.make_picked(row, slot)
-        self._log(row, "picked", now)
+        self._log(row, "picked", now, always=is_rescue)
 
     async def finish(
         self, queue_manager_id: QueueManagerId, finished: Sequence[Finished]
@@ -182,7 +181,7 @@ class MemoryJobs(JobStore):
             if row is not None:
                 released.add(row.id)
                 self._queue_again(row, now - _TICK, now)
-                self._log(row, "queued", now)
+                self._log(row, "queued", now, always=row.attempts > 0)
         if released:
             self._state.wake("update", now)
         return released
@@ -264,10 +263,10 @@ class MemoryJobs(JobStore):
                 states[job_id] = status
         return states
 
-    async def failed_jobs(self, *, limit: int) -> list[Job]:
+    async def failed_jobs(self, *, limit: int, order: SortOrder = "DESC") -> list[Job]:
         await checkpoint()
         rows = [row for row in self._table.rows.values() if row.status == "failed"]
-        rows.sort(key=lambda row: (row.created, row.id), reverse=True)
+        rows.sort(key=lambda row: (row.created, row.id), reverse=order == "DESC")
         return [row.job() for row in rows[:limit]]
 
     def _owned(self, queue_manager_id: QueueManagerId, claim: Claim) -> Row | None:
@@ -291,8 +290,8 @@ class MemoryJobs(JobStore):
         if frees_slot:
             self._state.wake("update", now)
 
-    def _log(self, row: Row, status: JobStatus, now: datetime) -> None:
-        if self._log_all:
+    def _log(self, row: Row, status: JobStatus, now: datetime, *, always: bool = False) -> None:
+        if self._log_all or always:
             self._state.write_log(row, status, now)
 
 

@@ -23,7 +23,11 @@ K = TypeVar("K", int, datetime)
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A row of the queue table; `lease_entry` is its one true entry in the heap of leases."""
+    """A row of the queue table.
+
+    `lease_entry` is its one true entry in the heap of leases; `lost_runs` counts its runs in a row
+    that ended without an outcome.
+    """
 
     id: JobId
     priority: int
@@ -40,6 +44,7 @@ class Row:
     queue_manager_id: QueueManagerId | None = None
     slot: int | None = None
     lease_entry: datetime | None = None
+    lost_runs: int = 0
 
     def job(self) -> Job:
         """Return a record of the row as it is now; nobody shares its headers."""
@@ -77,7 +82,7 @@ class _Heap(Generic[K]):
 
 @dataclass(slots=True)
 class _Queue:
-    """The queued rows of one entrypoint, and the slots its picked ones hold.
+    """The queued rows of one entrypoint, how many are picked, and the slots these hold.
 
     Every queued row is in `deferred` until it is due; then in `ready` by priority, and in `due`
     by time.
@@ -87,6 +92,7 @@ class _Queue:
     ready: _Heap[int]
     due: _Heap[datetime]
     slots: set[int] = field(default_factory=set[int])
+    picked: int = 0
 
 
 class JobTable:
@@ -118,6 +124,7 @@ class JobTable:
         """Make a row queued and unowned, due at its `execute_after`."""
         self._leave(row)
         row.status = "queued"
+        row.lost_runs = 0
         if row.dedupe_key is not None:
             self._by_key[row.dedupe_key] = row.id
         self._queue(row.entrypoint).deferred.push(row.execute_after, row.id)
@@ -134,8 +141,10 @@ class JobTable:
         self._leave(row)
         row.status = "picked"
         row.slot = slot
+        queue = self._queue(row.entrypoint)
+        queue.picked += 1
         if slot is not None:
-            self._queue(row.entrypoint).slots.add(slot)
+            queue.slots.add(slot)
         self._lease(row)
 
     def raise_priority(self, row: Row, priority: int) -> None:
@@ -170,9 +179,12 @@ class JobTable:
         entries = [heap.peek() for heap in (queue.due, queue.deferred)]
         return min((entry[0] for entry in entries if entry is not None), default=None)
 
-    def slots(self, entrypoint: str) -> set[int]:
-        """Return the slots that picked rows of an entrypoint hold."""
-        return self._queue(entrypoint).slots
+    def free_slot(self, entrypoint: str, limit: int) -> int | None:
+        """Return the lowest slot that is free, None when as many rows as the limit are picked."""
+        queue = self._queue(entrypoint)
+        if queue.picked >= limit:
+            return None
+        return next(slot for slot in range(limit) if slot not in queue.slots)
 
     def stale(self, before: datetime) -> Iterator[Row]:
         """Give the picked rows with a heartbeat older than this, each once."""
@@ -189,9 +201,12 @@ class JobTable:
         yield from seen
 
     def _leave(self, row: Row) -> None:
-        if row.slot is not None:
-            self._queue(row.entrypoint).slots.discard(row.slot)
-            row.slot = None
+        if row.status == "picked":
+            queue = self._queue(row.entrypoint)
+            queue.picked -= 1
+            if row.slot is not None:
+                queue.slots.discard(row.slot)
+                row.slot = None
         row.lease_entry = None
         row.status = "queued"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -73,24 +74,72 @@ class MemorySchedules(ScheduleStore):
             self._rows[row.id] = replace(row, heartbeat=now)
         return {row.id for row in owned}
 
-    async def finish(self, schedule: Schedule, *, next_run: datetime | None = None) -> bool:
+    async def finish(
+        self, schedule: Schedule, *, next_run: datetime | None = None, ran: bool = True
+    ) -> Schedule | None:
         await checkpoint()
         now = self._state.now()
         row = self._owned(schedule)
         if row is None:
-            return False
-        self._rows[row.id] = (
-            replace(row, status="queued", updated=now, last_run=now)
-            if next_run is None
-            else replace(row, status="queued", updated=now, next_run=_whole(next_run))
+            return None
+        due = row.next_run
+        if next_run is None:
+            pass
+        elif due == schedule.next_run:
+            due = next_run
+        elif not ran:
+            due = min(due, _marked(next_run))
+        elif due <= now:
+            due = _marked(now)
+        ended = self._rows[row.id] = replace(
+            row,
+            status="canceled" if row.status == "canceled" else "queued",
+            updated=now,
+            last_run=now if ran else row.last_run,
+            next_run=due,
         )
-        return True
+        if ended.status == "queued" and due <= now:
+            self._wake_schedulers(now)
+        return ended
+
+    async def pause(
+        self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()
+    ) -> set[int]:
+        await checkpoint()
+        found = self._find(ids, entrypoints)
+        for row in found:
+            self._rows[row.id] = replace(row, status="canceled")
+        return {row.id for row in found}
+
+    async def resume(
+        self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()
+    ) -> set[int]:
+        await checkpoint()
+        found = [row for row in self._find(ids, entrypoints) if row.status == "canceled"]
+        for row in found:
+            runs = row.heartbeat >= row.updated > row.created
+            self._rows[row.id] = replace(row, status="picked" if runs else "queued")
+        if found:
+            self._wake_schedulers(self._state.now())
+        return {row.id for row in found}
+
+    async def trigger(
+        self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()
+    ) -> set[int]:
+        await checkpoint()
+        now = self._state.now()
+        found = [row for row in self._find(ids, entrypoints) if row.status in {"queued", "picked"}]
+        for row in found:
+            self._rows[row.id] = replace(row, next_run=_marked(min(row.next_run, now)))
+        if found:
+            self._wake_schedulers(now)
+        return {row.id for row in found}
 
     async def delete(self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()) -> int:
         await checkpoint()
-        gone = [r.id for r in self._rows.values() if r.id in ids or r.entrypoint in entrypoints]
-        for schedule_id in gone:
-            del self._rows[schedule_id]
+        gone = self._find(ids, entrypoints)
+        for row in gone:
+            del self._rows[row.id]
         return len(gone)
 
     async def clear(self) -> int:
@@ -99,13 +148,35 @@ class MemorySchedules(ScheduleStore):
         self._rows.clear()
         return count
 
+    def _find(self, ids: Collection[int], entrypoints: Collection[str]) -> list[Schedule]:
+        return [r for r in self._rows.values() if r.id in ids or r.entrypoint in entrypoints]
+
     def _owned(self, schedule: Schedule) -> Schedule | None:
         row = self._rows.get(schedule.id)
-        if row is None or row.status != "picked" or row.updated != schedule.updated:
+        if row is None or row.status not in {"picked", "canceled"}:
             return None
-        return row
+        return row if row.updated == schedule.updated else None
+
+    def _wake_schedulers(self, now: datetime) -> None:
+        settings = self._state.settings
+        self._state.notify(
+            json.dumps(
+                {
+                    "channel": settings.channel,
+                    "operation": "update",
+                    "sent_at": now.isoformat(),
+                    "table": settings.schedules_table,
+                    "type": "table_changed_event",
+                }
+            )
+        )
 
 
 def _whole(time: datetime) -> datetime:
     """Fire times are whole seconds, as PgQueuer stores them."""
     return time.replace(microsecond=0)
+
+
+def _marked(time: datetime) -> datetime:
+    """Return a time that is no whole second: it was triggered."""
+    return time.replace(microsecond=time.microsecond or 1)

@@ -10,23 +10,38 @@ from pgq_trio.errors import ConnectionLost, PgqError, SchemaMissing, StoreError
 from pgq_trio.postgres.errors import is_connection_lost, is_missing_object, is_retryable
 from pgq_trio.postgres.sql_port import ConstraintViolated
 
-__all__ = ["translate"]
+__all__ = ["in_words", "judge", "translate"]
 
 
 def translate(error: psycopg.Error) -> PgqError:
     """Return this package's error for one of psycopg's; raise it `from` the given one."""
-    message = _message(error)
+    diag = error.diag
+    text = diag.message_primary or str(error) or type(error).__name__
+    message = in_words(text, diag.message_detail, diag.message_hint) if error.sqlstate else text
+    return judge(error, message, constraint=diag.constraint_name, primary=diag.message_primary)
+
+
+def judge(
+    error: psycopg.Error, message: str, *, constraint: str | None, primary: str | None
+) -> PgqError:
+    """Return this package's error for the kind that `error` is of.
+
+    Args:
+        error: what kind of failure it was; only its class and SQLSTATE count.
+        message: what the new error says.
+        constraint: the name of the violated constraint, if one was.
+        primary: the server's one sentence, which names the missing object.
+    """
     if isinstance(error, pg.UniqueViolation):
-        return ConstraintViolated(error.diag.constraint_name or "", message)
+        return ConstraintViolated(constraint or "", message)
     if is_connection_lost(error):
         return ConnectionLost(message)
     if is_missing_object(error):
-        return SchemaMissing([error.diag.message_primary or message])
+        return SchemaMissing([primary or message])
     # All connections being busy says nothing about the next time.
     return StoreError(message, retryable=is_retryable(error) or isinstance(error, PoolTimeout))
 
 
-def _message(error: psycopg.Error) -> str:
-    text = error.diag.message_primary or str(error) or type(error).__name__
-    hints = [part for part in (error.diag.message_detail, error.diag.message_hint) if part]
-    return " ".join([f"PostgreSQL: {text}.", *hints]) if error.sqlstate else text
+def in_words(text: str, *hints: str | None) -> str:
+    """Return the server's message with what it adds to it."""
+    return " ".join([f"PostgreSQL: {text}.", *(hint for hint in hints if hint)])

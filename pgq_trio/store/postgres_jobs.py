@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from anyio.lowlevel import checkpoint
 
 from pgq_trio.abc import Claimed, ClaimRequest, JobStore
-from pgq_trio.errors import DuplicateJobError
+from pgq_trio.errors import DuplicateJobError, StoreError
 from pgq_trio.model.enqueue import NewJob
 from pgq_trio.model.outcomes import SUCCESSFUL, Claim, Finished
 from pgq_trio.model.traceback import TracebackRecord
@@ -21,7 +22,7 @@ from pgq_trio.settings import Settings
 from pgq_trio.store.batches import Merged, chunks, merge_by_key
 from pgq_trio.store.records import make_job
 from pgq_trio.store.statements import Statements
-from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId
+from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId, SortOrder
 
 __all__ = ["PostgresJobs"]
 
@@ -75,6 +76,10 @@ class PostgresJobs(JobStore):
         return merged.spread([row[0] for row in rows])
 
     async def claim(self, request: ClaimRequest) -> Claimed:
+        claimed = _claimed(await self._claim(request), request)
+        return await self._counted(claimed) if claimed.lost_runs else claimed
+
+    async def _claim(self, request: ClaimRequest) -> list[Row]:
         limits = request.limits
         params: list[object] = [
             request.queue_manager_id,
@@ -84,18 +89,35 @@ class PostgresJobs(JobStore):
             self._log_all,
         ]
         if not any(limits.values()):
-            return _claimed(await self._sql.fetch(self._statements["claim"], params), request)
+            return await self._sql.fetch(self._statements["claim"], params)
         statement = self._statements["claim_limited"]
-        params += [list(limits.values()), request.limited_batch_size]
+        params += [list(limits.values()), min(request.limited_batch_size, _MAX_CLAIM)]
         for _ in range(_RACES):
             try:
-                return _claimed(await self._sql.fetch(statement, params), request)
+                return await self._sql.fetch(statement, params)
             except ConstraintViolated as exc:
                 if exc.constraint != self._slot_index:
                     raise
         # Others get the slots; what needs none is still there to be had.
         params[6] = 0
-        return _claimed(await self._sql.fetch(statement, params), request)
+        return await self._sql.fetch(statement, params)
+
+    async def _counted(self, claimed: Claimed) -> Claimed:
+        """Count the lost runs of rescued jobs: a second statement, only when there are such jobs.
+
+        The claim is made: without an answer it stands, and counts what is known.
+        """
+        try:
+            rows = await self._sql.fetch(self._statements["lost_runs"], [list(claimed.lost_runs)])
+        except StoreError:
+            return claimed
+        logged: dict[JobId, int] = dict(rows)
+        attempts = {job.id: job.attempts for job in claimed.jobs}
+        lost = {
+            job_id: _lost_runs(logged[job_id], attempts[job_id], has_first=self._log_all)
+            for job_id in claimed.lost_runs
+        }
+        return replace(claimed, lost_runs=lost)
 
     async def finish(
         self, queue_manager_id: QueueManagerId, finished: Sequence[Finished]
@@ -173,11 +195,12 @@ class PostgresJobs(JobStore):
         ]
 
     async def job_status(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
-        rows = await self._sql.fetch(self._statements["job_status"], [list(ids)])
+        rows = await self._sql.fetch(self._statements["job_status"], [list(ids), 1])
         return dict(rows)
 
-    async def failed_jobs(self, *, limit: int) -> list[Job]:
-        rows = await self._sql.fetch(self._statements["failed_jobs"], [limit])
+    async def failed_jobs(self, *, limit: int, order: SortOrder = "DESC") -> list[Job]:
+        statement = "failed_jobs" if order == "DESC" else "failed_jobs_oldest"
+        rows = await self._sql.fetch(self._statements[statement], [limit])
         return [make_job(row[:10], "failed", *row[10:]) for row in rows]
 
 
@@ -202,13 +225,27 @@ def _ids(rows: list[Row]) -> set[JobId]:
     return {row[0] for row in rows if row[0] is not None}
 
 
+def _lost_runs(logged: int, attempts: int, *, has_first: bool) -> int:
+    """Return how many runs ended without an outcome, from so many log rows of claims in a row.
+
+    The last of these rows is the claim's own. Without the full history the row of the first claim
+    is missing, unless a worker that keeps it made that claim: then there are more rows than
+    rescues, each of which counts an attempt.
+    """
+    runs = logged - 1 if has_first else min(logged, max(attempts, logged - 1))
+    return max(1, runs)
+
+
 def _claimed(rows: list[Row], request: ClaimRequest) -> Claimed:
     last = rows.pop()
     now: datetime = last[2]
     due: datetime | None = last[3]
     owner = request.queue_manager_id
     jobs = [make_job(row, "picked", now, now, owner) for row in rows]
-    return Claimed(jobs, None if due is None else (due - now).total_seconds())
+    rescued: str | None = last[4]
+    # No count yet: each has lost at least the run that it was rescued from.
+    lost = {} if rescued is None else dict.fromkeys(json.loads(rescued), 1)
+    return Claimed(jobs, None if due is None else (due - now).total_seconds(), lost)
 
 
 def _log(row: Row) -> Log:

@@ -58,8 +58,34 @@ class PostgresSchedules(ScheduleStore):
         )
         return {row[0] for row in rows}
 
-    async def finish(self, schedule: Schedule, *, next_run: datetime | None = None) -> bool:
-        return bool(await self._fetch("finish", schedule.id, schedule.updated, next_run))
+    async def finish(
+        self, schedule: Schedule, *, next_run: datetime | None = None, ran: bool = True
+    ) -> Schedule | None:
+        rows = await self._fetch(
+            "finish", schedule.id, schedule.updated, schedule.next_run, next_run, ran
+        )
+        return _schedule(rows[0]) if rows else None
+
+    async def pause(
+        self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()
+    ) -> set[int]:
+        return await self._change("pause", ids, entrypoints)
+
+    async def resume(
+        self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()
+    ) -> set[int]:
+        return await self._change("resume", ids, entrypoints)
+
+    async def trigger(
+        self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()
+    ) -> set[int]:
+        return await self._change("trigger", ids, entrypoints)
+
+    async def _change(
+        self, statement: str, ids: Collection[int], entrypoints: Collection[str]
+    ) -> set[int]:
+        rows = await self._fetch(statement, list(ids), list(entrypoints))
+        return {row[0] for row in rows if row[0] is not None}  # the one without is the wake-up
 
     async def delete(self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()) -> int:
         return len(await self._fetch("delete", list(ids), list(entrypoints)))

@@ -1,7 +1,8 @@
-"""The SQL port on this package's psycopg connections; knows statements as texts, not their meaning.
+"""The SQL port on psycopg's async connections; knows statements as texts, not their meaning.
 
-Every statement is prepared and runs in autocommit: one round trip. Results come in binary, which
-psycopg's C loaders read faster than text for the types of the queue's columns.
+On connections of ours every statement is prepared and runs in autocommit: one round trip. Results
+come in binary, which psycopg's C loaders read faster than text for the types of the queue's
+columns. On a connection that a caller lends, nothing about its session is changed.
 """
 
 from __future__ import annotations
@@ -9,36 +10,33 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
 import anyio
 import psycopg
-from psycopg import AsyncRawCursor
 from psycopg.conninfo import make_conninfo
-from psycopg.rows import tuple_row
+from psycopg.pq import TransactionStatus
 
 from pgq_trio.errors import ListenerLost
 from pgq_trio.postgres import Connection, ConnectionPool, Listener, listen
 from pgq_trio.postgres.sql_port import Param, Row, SqlConnection, SqlSession
 from pgq_trio.store.postgres_encoding import encode
 from pgq_trio.store.postgres_errors import translate
+from pgq_trio.store.psycopg_rows import AsyncRows
 
-__all__ = ["ConnectionSql", "PoolSql"]
+__all__ = ["CallersSql", "ConnectionSql", "PoolSql", "listen_on"]
 
-_JIT_OFF = b"SELECT pg_catalog.set_config('jit', 'off', false)"
+_JIT_OFF: Final = b"SELECT pg_catalog.set_config('jit', 'off', false)"
+
+#: Has psycopg begin the transaction in which the caller's statements are to be.
+_NOTHING: Final = b"SELECT"
 
 #: How long the end of a shielded cleanup may take, in seconds.
-_CLEANUP_LIMIT = 5.0
+_CLEANUP_LIMIT: Final = 5.0
 
 
-async def _fetch(connection: Connection[Any], statement: str, params: Sequence[Param]) -> list[Row]:
-    cursor = AsyncRawCursor(connection, row_factory=tuple_row)
-    await cursor.execute(statement.encode(), encode(params), prepare=True, binary=True)
-    return await cursor.fetchall() if cursor.description else []
-
-
-async def _tune(connection: Connection[Any]) -> None:
+async def _tune(connection: psycopg.AsyncConnection[Any]) -> None:
     """Keep the session from compiling statements (JIT).
 
     What decides on it is an estimated cost; a claim that is overestimated, as happens while the
@@ -47,44 +45,60 @@ async def _tune(connection: Connection[Any]) -> None:
     await connection.execute(_JIT_OFF, prepare=False)
 
 
+@asynccontextmanager
+async def _block(connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[None]:
+    """A transaction in autocommit, otherwise a savepoint in the caller's transaction."""
+    if not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+        # psycopg would begin a transaction of the block's own, and commit it at the end.
+        await connection.execute(_NOTHING, prepare=False)
+    async with connection.transaction():
+        yield
+
+
 class _Session(SqlSession):
     """The statements of a transaction block."""
 
-    def __init__(self, connection: Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.AsyncConnection[Any], *, prepare: bool | None) -> None:
         self._connection = connection
+        self._prepare = prepare
 
     async def fetch(self, statement: str, params: Sequence[Param] = ()) -> list[Row]:
-        return await _fetch(self._connection, statement, params)
+        cursor = AsyncRows(self._connection)
+        await cursor.execute(statement.encode(), encode(params), prepare=self._prepare, binary=True)
+        return await cursor.fetchall() if cursor.description else []
 
 
 class _PsycopgSql(SqlConnection, ABC):
-    """What both kinds have in common: how to come by a connection is theirs."""
+    """What all kinds have in common: how to come by a connection is theirs."""
+
+    #: Whether statements are prepared; None leaves it to the connection.
+    _prepare: ClassVar[bool | None] = True
 
     def __init__(self, listen_dsn: str | None) -> None:
         self._listen_dsn = listen_dsn
 
     @abstractmethod
-    def _lent(self) -> AbstractAsyncContextManager[Connection[Any]]:
+    def _lent(self) -> AbstractAsyncContextManager[psycopg.AsyncConnection[Any]]:
         """A connection for one statement or one transaction."""
 
     async def fetch(self, statement: str, params: Sequence[Param] = ()) -> list[Row]:
         try:
             async with self._lent() as connection:
-                return await _fetch(connection, statement, params)
+                return await _Session(connection, prepare=self._prepare).fetch(statement, params)
         except psycopg.Error as exc:
             raise translate(exc) from exc
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[SqlSession]:
         try:
-            async with self._lent() as connection, connection.transaction():
-                yield _Session(connection)
+            async with self._lent() as connection, _block(connection):
+                yield _Session(connection, prepare=self._prepare)
         except psycopg.Error as exc:
             raise translate(exc) from exc
 
     async def run_script(self, statements: Sequence[str]) -> None:
         try:
-            async with self._lent() as connection, connection.transaction():
+            async with self._lent() as connection, _block(connection):
                 for statement in statements:
                     await connection.execute(statement.encode(), prepare=False)
         except psycopg.Error as exc:
@@ -92,19 +106,29 @@ class _PsycopgSql(SqlConnection, ABC):
 
     @asynccontextmanager
     async def listen(self, *channels: str) -> AsyncGenerator[AsyncIterator[str]]:
-        async with AsyncExitStack() as stack:
+        if self._listen_dsn is None:
             try:
-                if self._listen_dsn is None:
-                    async with self._lent() as connection:
-                        # Kept: after an outage there may be no connection to ask.
-                        self._listen_dsn = _conninfo(connection)
-                listener = await stack.enter_async_context(listen(self._listen_dsn, *channels))
+                async with self._lent() as connection:
+                    # Kept: after an outage there may be no connection to ask.
+                    self._listen_dsn = _conninfo(connection)
             except psycopg.Error as exc:
                 raise translate(exc) from exc
-            yield _Payloads(listener)
+        async with listen_on(self._listen_dsn, *channels) as payloads:
+            yield payloads
 
 
-def _conninfo(connection: Connection[Any]) -> str:
+@asynccontextmanager
+async def listen_on(dsn: str, *channels: str) -> AsyncGenerator[AsyncIterator[str]]:
+    """Listen on a new connection of this package; see `SqlConnection.listen`."""
+    async with AsyncExitStack() as stack:
+        try:
+            listener = await stack.enter_async_context(listen(dsn, *channels))
+        except psycopg.Error as exc:
+            raise translate(exc) from exc
+        yield _Payloads(listener)
+
+
+def _conninfo(connection: psycopg.AsyncConnection[Any]) -> str:
     """Return how to open another connection of the same kind; `dsn` leaves the password out."""
     info = connection.info
     return make_conninfo(info.dsn, **({"password": info.password} if info.password else {}))
@@ -123,6 +147,29 @@ class _Payloads(AsyncIterator[str]):
             raise ListenerLost(str(exc)) from exc
 
 
+class CallersSql(_PsycopgSql):
+    """Statements in the caller's transaction, on this package's connection or psycopg's own."""
+
+    _prepare = None
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Any], *, listen_dsn: str | None = None
+    ) -> None:
+        super().__init__(listen_dsn)
+        self._connection = connection
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
+        connection = self._connection
+        try:
+            yield connection
+        except BaseException:
+            # psycopg gives up a cancelled statement when it is cancelled again, as AnyIO does.
+            if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                connection.pgconn.finish()
+            raise
+
+
 class ConnectionSql(_PsycopgSql):
     """Statements on one connection, one after another.
 
@@ -136,7 +183,7 @@ class ConnectionSql(_PsycopgSql):
         self._turn = anyio.Lock(fast_acquire=True)
 
     @asynccontextmanager
-    async def _lent(self) -> AsyncGenerator[Connection[Any]]:
+    async def _lent(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
         # psycopg has a lock around each statement; a transaction block needs one around itself.
         async with self._turn:
             if not self._is_tuned and self._connection.autocommit:
@@ -154,7 +201,7 @@ class PoolSql(_PsycopgSql):
         self._tuned: WeakSet[Connection[Any]] = WeakSet()
 
     @asynccontextmanager
-    async def _lent(self) -> AsyncGenerator[Connection[Any]]:
+    async def _lent(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
         async with self._pool.connection() as connection:
             if connection.autocommit:
                 if connection not in self._tuned:

@@ -49,13 +49,19 @@ def _fragments(settings: Settings) -> dict[str, str]:
     channel = quote_literal(settings.channel)
     return {
         # The notification after which workers look for work, as the trigger sends it on INSERT.
-        "wake": (
-            f"pg_catalog.pg_notify({channel}, pg_catalog.json_build_object("
-            f"'channel', {channel}::text, 'operation', 'update', 'sent_at', now(), "
-            f"'table', {quote_literal(settings.queue_table)}::text, "
-            "'type', 'table_changed_event')::text)"
-        ),
+        "wake": _changed(settings, settings.queue_table),
+        # The same of the schedules, after which schedulers look. PgQueuer's workers look for work.
+        "wake_schedulers": _changed(settings, settings.schedules_table),
         "channel": f"{channel}::text",
         # The queue table as a text that pg_get_serial_sequence takes.
         "queue_table_text": f"{quote_literal(settings.qualified(settings.queue_table))}::text",
     }
+
+
+def _changed(settings: Settings, table: str) -> str:
+    channel = quote_literal(settings.channel)
+    return (
+        f"pg_catalog.pg_notify({channel}, pg_catalog.json_build_object("
+        f"'channel', {channel}::text, 'operation', 'update', 'sent_at', now(), "
+        f"'table', {quote_literal(table)}::text, 'type', 'table_changed_event')::text)"
+    )

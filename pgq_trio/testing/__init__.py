@@ -23,6 +23,7 @@ from pgq_trio.testing.strategies import (
     payloads,
     schedules,
 )
+from pgq_trio.testing.unreliable import LostPart, UnreliableDriver
 
 __all__ = [
     "BACKENDS",
@@ -31,11 +32,13 @@ __all__ = [
     "Decision",
     "Fault",
     "Livelock",
+    "LostPart",
     "Moment",
     "Policy",
     "Schedule",
     "Simulation",
     "ThreadRefused",
+    "UnreliableDriver",
     "cancel_everywhere",
     "explore",
     "faults",

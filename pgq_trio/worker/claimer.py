@@ -27,6 +27,9 @@ MAX_UNWRITTEN = 10
 #: 0.5 statements a second.
 BLOCKED_INITIAL, BLOCKED_MAXIMUM = 0.005, 4.0
 
+#: The same for looks after hints that a slot may be free, which are as good as at once at first.
+HINT_INITIAL, HINT_MAXIMUM = 0.005, 4.0
+
 
 class Claimer:
     """The loop that takes jobs from the store and hands them to the dispatcher."""
@@ -57,6 +60,9 @@ class Claimer:
         self._next_look = -math.inf
         self._blocked = Backoff(BLOCKED_INITIAL, BLOCKED_MAXIMUM)
         self._is_blocked = False
+        self._hints = Backoff(HINT_INITIAL, HINT_MAXIMUM)
+        self._next_hint = -math.inf
+        self._has_hint = False
         self._outage = Backoff()
         self._stopped = False
         self._hungry = False
@@ -68,6 +74,16 @@ class Claimer:
         """Look for work now: somebody says there may be some."""
         self._next_look = -math.inf
         self._wakeup.set()
+
+    def notify_gone(self) -> None:
+        """Rows are gone from the queue: a job that waits for a free slot may have one now.
+
+        So a worker of PgQueuer frees a slot, and so ends every job where PgQueuer's trigger is
+        installed. Looks that such hints lead to get rarer as long as they find nothing.
+        """
+        self._has_hint = True
+        if self._is_blocked:
+            self._wakeup.set()
 
     def stop(self) -> None:
         """Claim no more; `run` returns."""
@@ -86,12 +102,15 @@ class Claimer:
             self._wakeup.clear()
             batch, limited = self._room()
             now = anyio.current_time()
-            if batch and now >= self._next_look:
+            next_look = self._next_look
+            if self._has_hint and self._is_blocked:
+                next_look = min(next_look, self._next_hint)
+            if batch and now >= next_look:
                 if await self._look(batch, limited):
                     return
                 continue
             self._hungry = not batch
-            await self._wakeup.wait(self._next_look - now if batch else None)
+            await self._wakeup.wait(next_look - now if batch else None)
 
     def _room(self) -> tuple[int, int]:
         """Return how many jobs to ask for, and how many of those with a concurrency limit."""
@@ -112,6 +131,7 @@ class Claimer:
     async def _look(self, batch: int, limited: int) -> bool:
         """Claim once and set the time of the next look. Returns whether the queue is drained."""
         self._next_look = math.inf
+        self._has_hint = False
         try:
             claimed = await self._claim(batch, limited)
         except StoreError as exc:
@@ -123,7 +143,7 @@ class Claimer:
         self._on_problem(None)
         self._outage.reset()
         if claimed.jobs:
-            self._dispatcher.add(self._leases.add(claimed.jobs))
+            self._dispatcher.add(self._leases.add(claimed.jobs), claimed.lost_runs)
         if self._is_drained(claimed):
             return True
         # A notification that came while we looked has set this to "at once": it stands.
@@ -143,19 +163,21 @@ class Claimer:
 
     def _time_of_next_look(self, claimed: Claimed, batch: int, limited: int) -> float:
         now = anyio.current_time()
-        self._is_blocked = False
+        more_to_ask_for = limited < batch and any(self._limits.values()) and claimed.jobs
+        # Due, but locked by another worker or without a free slot.
+        self._is_blocked = (
+            claimed.next_due is not None and claimed.next_due <= 0 and not more_to_ask_for
+        )
+        if claimed.jobs or not self._is_blocked:
+            self._hints.reset()
+        if self._is_blocked:
+            self._next_hint = now + self._hints.next()
+            return now + self._blocked.next()
+        self._blocked.reset()
         if claimed.next_due is None:
             full = len(claimed.jobs) >= batch
             return -math.inf if full else now + self._idle
-        if claimed.next_due > 0:
-            self._blocked.reset()
-            return now + min(claimed.next_due, self._idle)
-        if limited < batch and any(self._limits.values()) and claimed.jobs:
-            self._blocked.reset()
-            return -math.inf
-        # Due, but locked by another worker or without a free slot.
-        self._is_blocked = True
-        return now + self._blocked.next()
+        return now + min(claimed.next_due, self._idle) if claimed.next_due > 0 else -math.inf
 
     def _is_drained(self, claimed: Claimed) -> bool:
         return (

@@ -17,16 +17,19 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
+from pgq_trio.errors import WorkerLost
 from pgq_trio.executors import AbstractEntrypointExecutor
-from pgq_trio.model.events import Event, JobEnded, JobInterrupted, JobStarted
+from pgq_trio.model.events import Event, JobEnded, JobHeld, JobInterrupted, JobStarted
 from pgq_trio.model.outcomes import CANCELED
 from pgq_trio.models import Context, Job, ResourceMapping
-from pgq_trio.types import CancelReason
-from pgq_trio.worker.endings import outcome_of
+from pgq_trio.types import CancelReason, JobId
+from pgq_trio.worker.endings import held_outcome, outcome_of
 from pgq_trio.worker.leases import Lease, Leases
 from pgq_trio.worker.outcomes import OutcomeWriter
 
 logger: logging.Logger = logging.getLogger("pgq_trio.worker")
+
+NONE_LOST: Mapping[JobId, int] = {}
 
 #: How long (in seconds) runners may go from job to job without letting other tasks run.
 MAX_BUSY_TIME = 0.005
@@ -79,8 +82,13 @@ class Dispatcher:
         self._tasks = tasks
         self._pristine = copy_context()
 
-    def add(self, leases: list[Lease]) -> None:
-        """Run these jobs as soon as there is room; after `close` they go back to the queue."""
+    def add(self, leases: list[Lease], lost_runs: Mapping[JobId, int] = NONE_LOST) -> None:
+        """Run these jobs as soon as there is room; after `close` they go back to the queue.
+
+        Those of which more runs in a row were lost than their entrypoint allows are held instead.
+        """
+        if lost_runs:
+            leases = [lease for lease in leases if not self._is_held(lease, lost_runs)]
         limited = [lease for lease in leases if self._is_limited(lease)]
         if limited:
             # Their seats are held by whoever has claimed them: they must not wait behind others.
@@ -92,6 +100,19 @@ class Dispatcher:
             self._give_back_waiting()
         else:
             self._call_runner()
+
+    def _is_held(self, lease: Lease, lost_runs: Mapping[JobId, int]) -> bool:
+        job = lease.job
+        lost = lost_runs.get(job.id, 0)
+        maximum = self._executors[job.entrypoint].parameters.max_attempts
+        if lost < maximum:
+            return False
+        error = WorkerLost(lost, maximum)
+        logger.error("Job %s of %r is held: %s", job.id, job.entrypoint, error)
+        self._writer.finish(lease, held_outcome(job, error))
+        if self._emit is not None:
+            self._emit(JobHeld(job, error))
+        return True
 
     def _is_limited(self, lease: Lease) -> bool:
         return self._executors[lease.job.entrypoint].parameters.concurrency_limit > 0
@@ -196,7 +217,8 @@ class Dispatcher:
                 error = exc
             # From here to the outcome there is no checkpoint: what is done is done.
             now = anyio.current_time()
-            if lease.reason is None and deadline is not None and deadline <= now:
+            # The scope's deadline: an executor may begin later, when it has what it runs a job in.
+            if lease.reason is None and deadline is not None and scope.deadline <= now:
                 lease.reason = CancelReason.timeout
         except BaseException:
             # Cancelled from outside, or the program is going down: no outcome of the job.

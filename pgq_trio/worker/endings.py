@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from pgq_trio.errors import JobTimeout
+from pgq_trio.errors import JobTimeout, WorkerLost
 from pgq_trio.executors import EntrypointExecutorParameters
 from pgq_trio.model.outcomes import CANCELED, SUCCESSFUL, Outcome, retry_of
 from pgq_trio.model.traceback import TracebackRecord
+from pgq_trio.models import Job
 from pgq_trio.types import CancelReason
 from pgq_trio.worker.leases import Lease
 
@@ -53,6 +54,21 @@ def outcome_of(
         # Without a reason the handler cancelled `ctx.cancellation` itself.
         return CANCELED, error
     return _failure(lease, parameters, error, now), error
+
+
+def held_outcome(
+    job: Job, error: WorkerLost, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> Outcome:
+    """Return the outcome of a job that is held because its last runs all lost their workers."""
+    context: dict[str, object] = {
+        "entrypoint": job.entrypoint,
+        "queue_manager_id": str(job.queue_manager_id),
+        "lost_runs": error.lost_runs,
+    }
+    record = TracebackRecord.from_exception(
+        error, job_id=job.id, timestamp=now(), additional_context=context
+    )
+    return Outcome("failed", record.to_json())
 
 
 def _failure(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, Unpack
 
 from pgq_trio.model.durations import Duration, seconds
 from pgq_trio.types import QueueExecutionMode
+
+#: In seconds: a year, which PostgreSQL's intervals hold easily.
+LONGEST_LEASE = 31_557_600.0
 
 
 class RunArguments(TypedDict, total=False):
@@ -45,7 +48,23 @@ class RunOptions:
     handle_signals: bool
 
     @classmethod
-    def check(
+    def check(cls, **given: Unpack[RunArguments]) -> RunOptions:
+        """Check the arguments of `run` before anything starts.
+
+        Raises:
+            TypeError: an argument of a wrong type, or one that `run` does not have.
+            ValueError: a number that is too small, an unknown mode.
+        """
+        unknown = given.keys() - RunArguments.__annotations__.keys()
+        if unknown:
+            raise TypeError(
+                f"run() got an unexpected argument {min(unknown)!r}; "
+                f"it takes {', '.join(RunArguments.__annotations__)}"
+            )
+        return cls._checked(**given)
+
+    @classmethod
+    def _checked(
         cls,
         *,
         mode: QueueExecutionMode | str = QueueExecutionMode.continuous,
@@ -57,23 +76,29 @@ class RunOptions:
         handle_signals: bool = True,
         max_concurrent_tasks: int | None = None,
     ) -> RunOptions:
-        """Check the arguments of `run` before anything starts.
-
-        Raises:
-            TypeError: an argument of a wrong type.
-            ValueError: a number that is too small, an unknown mode.
-        """
         if max_concurrent_tasks is not None:
             max_concurrent_jobs = max_concurrent_tasks
+        if not isinstance(handle_signals, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"handle_signals is True or False, got {handle_signals!r}")
         return cls(
             mode=_mode(mode),
             batch_size=None if batch_size is None else _count(batch_size, "batch_size"),
             max_concurrent_jobs=_count(max_concurrent_jobs, "max_concurrent_jobs"),
             dequeue_timeout=seconds(dequeue_timeout, "dequeue_timeout", minimum=0.01),
-            heartbeat_timeout=seconds(heartbeat_timeout, "heartbeat_timeout", minimum=0.1),
+            heartbeat_timeout=_lease(heartbeat_timeout),
             grace_period=seconds(grace_period, "grace_period"),
             handle_signals=handle_signals,
         )
+
+
+def _lease(value: object) -> float:
+    lease = seconds(value, "heartbeat_timeout", minimum=0.1)
+    if lease > LONGEST_LEASE:
+        raise ValueError(
+            f"heartbeat_timeout must be at most {LONGEST_LEASE:g} s, got {value!r}: so long would "
+            "the jobs of a worker that died lie"
+        )
+    return lease
 
 
 def _mode(value: object) -> QueueExecutionMode:

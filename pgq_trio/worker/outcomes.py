@@ -22,6 +22,7 @@ from pgq_trio.model.outcomes import Finished, Outcome
 from pgq_trio.types import QueueManagerId
 from pgq_trio.worker.answers import answer_to
 from pgq_trio.worker.leases import Lease, Leases
+from pgq_trio.worker.telling import Teller
 
 logger: logging.Logger = logging.getLogger("pgq_trio.worker")
 
@@ -41,6 +42,7 @@ class OutcomeWriter:
         store: JobStore,
         queue_manager_id: QueueManagerId,
         leases: Leases,
+        teller: Teller,
         *,
         on_refused: OnRefused,
         on_problem: OnProblem,
@@ -48,6 +50,7 @@ class OutcomeWriter:
         self._store = store
         self._queue_manager_id = queue_manager_id
         self._leases = leases
+        self._teller = teller
         self._on_refused = on_refused
         self._on_problem = on_problem
         self._finished: deque[tuple[Lease, Outcome]] = deque()
@@ -71,6 +74,11 @@ class OutcomeWriter:
         self._released.append(lease)
         self._wakeup.set()
 
+    def greet(self) -> None:
+        """Ask who waits for outcomes, before the next of them is written."""
+        self._teller.greet()
+        self._wakeup.set()
+
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Write until cancelled; a lost connection is waited out, whatever it takes."""
         task_status.started()
@@ -85,10 +93,14 @@ class OutcomeWriter:
         The caller sets the deadline. What was not written when it is cancelled is kept.
         """
         backoff = Backoff()
-        while len(self):
+        while len(self) or self._teller:
             try:
                 async with self._lock:
-                    await self._write_some()
+                    if len(self):
+                        await self._write_some()
+                    # Behind the batch, which is settled now whatever becomes of this.
+                    if self._teller:
+                        await self._teller.send()
             except StoreError as exc:
                 if not exc.retryable:
                     raise
@@ -135,6 +147,9 @@ class OutcomeWriter:
                 await self._write([(lease, outcome)])
             elif not is_written:
                 self._on_refused(lease, outcome)
+        if self._teller.is_wanted:
+            ended = [x.job.id for x, outcome in batch if outcome.kind != "retry"]
+            self._teller.add(written.intersection(ended))
 
     async def _write_around(self, batch: list[tuple[Lease, Outcome]], refusal: StoreError) -> None:
         """Write the halves of a batch that the store refused, down to the record at fault."""

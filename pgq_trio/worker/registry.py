@@ -15,7 +15,7 @@ from pgq_trio.executors import (
     wants_context,
 )
 from pgq_trio.model.durations import Duration
-from pgq_trio.model.enqueue import checked_text
+from pgq_trio.model.enqueue import checked_name
 from pgq_trio.models import Context
 from pgq_trio.types import OnFailure
 
@@ -37,12 +37,12 @@ class EntrypointRegistry:
         """Return the name, or say why it cannot be registered.
 
         Raises:
-            RegistrationError: no text that PostgreSQL can store, empty, or taken.
+            RegistrationError: no text that PostgreSQL can store and index, empty, or taken.
         """
         if not isinstance(name, str) or not name:
             raise RegistrationError(f"the name of an entrypoint is a non-empty str, got {name!r}")
         try:
-            checked_text("the name of an entrypoint", name)
+            checked_name("the name of an entrypoint", name)
         except ValueError as exc:
             raise RegistrationError(str(exc)) from exc
         if name in self._executors:

@@ -13,7 +13,13 @@ from pgq_trio.errors import ConnectionLost
 from pgq_trio.executors import AbstractEntrypointExecutor
 from pgq_trio.model.events import Event, OutcomeRefused
 from pgq_trio.model.outcomes import Outcome
-from pgq_trio.model.wire import CancellationRequested, Event as NotifiedEvent, TableChanged
+from pgq_trio.model.wire import (
+    CancellationRequested,
+    Channel,
+    Event as NotifiedEvent,
+    OutcomesWanted,
+    TableChanged,
+)
 from pgq_trio.models import Context, ResourceMapping
 from pgq_trio.types import CancelReason, JobId, QueueManagerId
 from pgq_trio.worker.claimer import Claimer
@@ -22,9 +28,13 @@ from pgq_trio.worker.heartbeat import Heartbeat
 from pgq_trio.worker.leases import Lease, Leases
 from pgq_trio.worker.options import RunOptions
 from pgq_trio.worker.outcomes import OutcomeWriter
+from pgq_trio.worker.telling import Teller
 
 #: How long the last outcomes and releases may take to be written, in seconds.
 FLUSH_LIMIT = 10.0
+
+#: Where a worker listens.
+CHANNELS: tuple[Channel, ...] = ("work", "interest")
 
 #: Told which part of a worker has a problem, and with None that it has none any more.
 OnProblem = Callable[[str, str | None], None]
@@ -51,10 +61,12 @@ class Worker:
         limiter = anyio.CapacityLimiter(options.max_concurrent_jobs)
         for executor in executors.values():
             executor.limiter = limiter
+        self._teller = Teller(backend.notifier)
         self._writer = OutcomeWriter(
             store,
             identity,
             leases,
+            self._teller,
             on_refused=self._on_refused,
             on_problem=lambda problem: on_problem("outcomes", problem),
         )
@@ -93,21 +105,26 @@ class Worker:
         await services.start(self._writer.run, name="outcome writer")
         await services.start(self._heartbeat.run, name="heartbeat")
 
-    def look(self) -> None:
-        """Look for work now: there may be some."""
+    def on_listening(self) -> None:
+        """Catch up with what was missed: look for work, and ask who waits for outcomes."""
         self._claimer.notify()
+        self._writer.greet()
 
     def take(self, event: NotifiedEvent) -> None:
-        """Do what a notification asks for: look for work, or cancel jobs."""
+        """Do what a notification asks for: look for work, cancel jobs, tell of outcomes."""
         match event:
             case TableChanged():
                 if event.may_bring_work:
                     self._claimer.notify()
+                else:
+                    self._claimer.notify_gone()
             case CancellationRequested(ids):
                 for job_id in ids:
                     lease = self._leases.get(job_id)
                     if lease is not None:
                         lease.cancel(CancelReason.user)
+            case OutcomesWanted():
+                self._teller.want()
             case _:
                 pass
 

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -16,24 +17,36 @@ number = 5
 instance = PgQueuer.in_memory()
 
 
+def tell(line: str) -> None:
+    """Print a line in one piece, whoever else prints into the same pipe."""
+    print(f"{line}\n", end="", flush=True)
+
+
 def register(pgq: PgQueuer) -> PgQueuer:
     """Register what tests enqueue."""
 
     @pgq.entrypoint("say")
     async def say(job: Job) -> None:
         await anyio.lowlevel.checkpoint()
-        print("said", (job.payload or b"").decode(), flush=True)
+        tell(f"said {(job.payload or b'').decode()}")
 
     @pgq.entrypoint("wait")
     async def wait(job: Job) -> None:
         """End when the process's standard input ends."""
-        print("started", flush=True)
+        tell(f"started in {os.getpid()}")
         try:
             await anyio.wait_readable(0)
         except BaseException:
-            print("cancelled", flush=True)
+            tell("cancelled")
             raise
-        print("ended", flush=True)
+        tell("ended")
+
+    @pgq.entrypoint("block")
+    async def block(job: Job) -> None:
+        """Block the event loop until the process's standard input ends."""
+        await anyio.lowlevel.checkpoint()
+        tell(f"blocks in {os.getpid()}")
+        os.read(0, 1)
 
     return pgq
 
@@ -42,9 +55,9 @@ def register(pgq: PgQueuer) -> PgQueuer:
 async def manager() -> AsyncGenerator[PgQueuer]:
     """The usual factory."""
     async with PgQueuer.open() as pgq:
-        print("opened with prefix", repr(os.environ.get("PGQUEUER_PREFIX")), flush=True)
+        tell(f"opened with prefix {os.environ.get('PGQUEUER_PREFIX')!r}")
         yield register(pgq)
-        print("closing", flush=True)
+        tell("closing")
 
 
 entered = PgQueuer.open("memory:")
@@ -114,9 +127,26 @@ def needs(dsn: str) -> PgQueuer:
     raise AssertionError(dsn)
 
 
+@asynccontextmanager
+async def with_arguments(arguments: list[str]) -> AsyncGenerator[PgQueuer]:
+    """Want what stands after `--`."""
+    tell(f"arguments {arguments}")
+    async with manager() as pgq:
+        yield pgq
+
+
 def raises() -> PgQueuer:
     """Fail."""
     raise RuntimeError("no\nluck")
+
+
+def fails_once() -> PgQueuer:
+    """Fail in the first process that calls it in this directory."""
+    try:
+        Path("failed").touch(exist_ok=False)
+    except FileExistsError:
+        return function()
+    raise RuntimeError("not yet")
 
 
 def empty() -> PgQueuer:

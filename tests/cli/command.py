@@ -68,20 +68,25 @@ class Running:
         self._out: list[str] = []
         self._err: list[str] = []
 
-    def until(self, *texts: str) -> None:
-        """Read lines of its output until one holds one of the texts."""
-        self._read(self._process.stdout, self._out, texts)
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
-    def until_error(self, text: str) -> None:
-        """Read lines of its standard error until one holds the text."""
-        self._read(self._process.stderr, self._err, (text,))
+    def until(self, *texts: str) -> str:
+        """Read lines of its output until one holds one of the texts; return that one."""
+        return self._read(self._process.stdout, self._out, texts)
 
-    def _read(self, stream: IO[str] | None, lines: list[str], texts: tuple[str, ...]) -> None:
+    def until_error(self, text: str) -> str:
+        """Read lines of its standard error until one holds the text; return that one."""
+        return self._read(self._process.stderr, self._err, (text,))
+
+    def _read(self, stream: IO[str] | None, lines: list[str], texts: tuple[str, ...]) -> str:
         assert stream is not None
         for line in stream:
             lines.append(line)
             if any(text in line for text in texts):
-                return
+                return line
         raise AssertionError(f"none of {texts} in {self.end()}")
 
     def signal(self, number: signal.Signals, *, group: bool = False) -> None:

@@ -68,7 +68,10 @@ def test_a_context_manager_gets_the_place(
         ("package.nowhere:x", "there is no module 'package.nowhere'"),
         ("needy:x", "importing needy failed: ModuleNotFoundError: No module named 'no_such_dep"),
         ("broken:x", "importing broken failed: ValueError: broken on purpose"),
-        ("app:nothing", "the module 'app' has no 'nothing'; it has register, manager, function"),
+        (
+            "app:nothing",
+            "the module 'app' has no 'nothing'; it has tell, register, manager, function",
+        ),
         ("app:number", "app:number is not callable: it is an int"),
         ("app:instance", "app:instance is a PgQueuer, not a factory"),
         ("app:needs", "needs(dsn: 'str') -> 'PgQueuer': missing a required argument: 'dsn'"),
@@ -117,3 +120,19 @@ def test_without_tables(invoke: Invoke, dsn: str) -> None:
     result = invoke("run", "app:manager", "--dsn", dsn, "--log-level", "error")
     assert result.code == 1
     assert "`pgq-trio install`" in result.error
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_arguments(invoke: Invoke, installed_dsn: str, backend: str) -> None:
+    args = ("--mode", "drain", "--backend", backend, "--dsn", installed_dsn)
+    result = invoke("run", *args, "app:with_arguments", "--", "--loud", "x")
+    assert result.code == 0
+    assert result.out.splitlines()[0] == "arguments ['--loud', 'x']"
+
+
+def test_a_factory_without_a_parameter_takes_no_arguments(invoke: Invoke) -> None:
+    result = invoke("run", "app:function", "--", "x")
+    assert result.code == 1
+    assert "called with one list, the arguments after --" in result.error
+    result = invoke("run", "app:entered", "--", "x")
+    assert "takes no arguments after --" in result.error

@@ -38,11 +38,11 @@ LATE = 0.5
 Record = Callable[[str, object], None]
 
 
-def late(record: Record, name: str, lateness: float) -> None:
+def late(record: Record, name: str, lateness: float, limit: float = LATE) -> None:
     """Record and judge how late something was, in seconds."""
     record(name, lateness)
     print(f"{name}: {lateness * 1000:.1f} ms")
-    assert -0.001 <= lateness <= LATE
+    assert -0.001 <= lateness <= limit
 
 
 TEXTS = {"nul": "a\x00b", "surrogate": "a\ud800b", "escaped": "\\u0000", "all": "é\udfff\x00"}
@@ -279,7 +279,8 @@ async def test_defect_07_no_statement_waits_for_the_listener(
                 enqueued = anyio.current_time()
                 await started.until(count)
                 slowest = max(slowest, enqueued - began, started.entries[-1] - began)
-    late(record_property, f"slowest of 20 round trips on a {kind}", slowest)
+    # A statement that waits for psycopg's own listener waits for up to a second.
+    late(record_property, f"slowest of 20 round trips on a {kind}", slowest, limit=0.9)
 
 
 def living_tasks(backend: str) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
@@ -12,8 +14,10 @@ import anyio
 import pytest
 from hypothesis import Phase, given, settings, strategies as st
 
-from pgq_trio import InMemoryDriver, Job, PgQueuer, Queries, Schedule, ScheduleContext
-from pgq_trio.abc import Claimed
+from pgq_trio import InMemoryDriver, Job, PgQueuer, Queries, Schedule, ScheduleContext, Settings
+from pgq_trio.abc import Claimed, Driver
+from pgq_trio.postgres import connect
+from pgq_trio.worker import claimer
 from tests.worker.stores import WatchedDriver, slowly
 from tests.worker.tools import Gate, Notes, Place, running, until
 from tests.worker.virtual import BACKENDS, Backend, run
@@ -119,34 +123,124 @@ async def test_defect_09_wake_ups_during_a_claim_are_one(place: Place) -> None:
                 assert len(begun.entries) == 3
 
 
+@pytest.mark.parametrize("gone", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_defect_09_a_saturated_limit_for_an_hour(backend: Backend) -> None:
+def test_defect_09_a_saturated_limit_for_an_hour(backend: Backend, gone: bool) -> None:
+    """Three workers wait for one seat; with PgQueuer's trigger they hear of every job's end."""
     driver = InMemoryDriver()
-    watched = WatchedDriver(driver)
+    watched = [WatchedDriver(driver) for _ in range(3)]
+
+    async def chatter() -> None:
+        notifier = driver.backend(Settings()).notifier
+        while True:
+            await notifier.notify("work", [DELETED])
+            await anyio.sleep(0.5)
 
     async def main() -> None:
         seat = Gate()
-        async with PgQueuer.open(driver) as holder, PgQueuer.open(watched) as waiter:
-            for pgq in (holder, waiter):
+        async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
+            holder, *waiters = [
+                await stack.enter_async_context(PgQueuer.open(each)) for each in (driver, *watched)
+            ]
+            for pgq in (holder, *waiters):
 
                 @pgq.entrypoint("limited", concurrency_limit=1)
                 async def handler(job: Job) -> None:
                     await seat.pass_through(job.id)
 
-            async with running(holder):
-                await holder.queries.enqueue("limited")
-                await seat.entered.until(1)
-                async with running(waiter):
-                    await holder.queries.enqueue(["limited"] * 5)
-                    await anyio.sleep(3600)
-                    assert seat.most == 1
-                    assert watched.jobs.calls.total() <= 0.5 * 3600
-                    seat.open()
-                    freed = anyio.current_time()
-                    await seat.left.until(6)
-                    assert anyio.current_time() - freed < 10
+            await stack.enter_async_context(running(holder))
+            await holder.queries.enqueue("limited")
+            await seat.entered.until(1)
+            for pgq in waiters:
+                await stack.enter_async_context(running(pgq))
+            await holder.queries.enqueue(["limited"] * 5)
+            if gone:
+                tasks.start_soon(chatter)
+            await anyio.sleep(3600)
+            assert seat.most == 1
+            for each in watched:
+                assert each.jobs.calls.total() <= 0.5 * 3600
+            seat.open()
+            freed = anyio.current_time()
+            await seat.left.until(6)
+            assert anyio.current_time() - freed < 0.05
+            tasks.cancel_scope.cancel()
 
     run(backend, main)
+
+
+@pytest.mark.parametrize("wakes", ["by our notification", "by PgQueuer's trigger"])
+async def test_defect_09_a_freed_seat_is_used_by_the_other_worker(
+    place: Place, record_property: Record, monkeypatch: pytest.MonkeyPatch, wakes: str
+) -> None:
+    """The one that has freed it is full; the other one does not find out by looking by itself."""
+    monkeypatch.setattr(claimer, "BLOCKED_INITIAL", 3600.0)
+    monkeypatch.setattr(claimer, "BLOCKED_MAXIMUM", 3600.0)
+    seat, blocked = Gate(), Gate()
+    began: Notes[float] = Notes()
+    async with place.driver() as driver:
+        watched = WatchedDriver(driver)
+        async with place.open() as full, Place(watched).open() as idle:
+
+            @full.entrypoint("limited", concurrency_limit=1)
+            async def hold(job: Job) -> None:
+                await seat.pass_through(job.id)
+
+            @full.entrypoint("blocked")
+            async def block(job: Job) -> None:
+                await blocked.pass_through(job.id)
+
+            @idle.entrypoint("limited", concurrency_limit=1)
+            async def wait(job: Job) -> None:
+                began.add(anyio.current_time())
+
+            async with running(full, max_concurrent_jobs=1):
+                names = ["limited", "blocked", "limited"]
+                ids = await full.queries.enqueue(names, priority=[1, 1, 0])
+                await seat.entered.until(1)
+                async with running(idle, dequeue_timeout=3600):
+                    # From now on it looks only when it is told that something has changed.
+                    await until(partial(_has_claimed, watched))
+                    await _quiet(watched)
+                    if wakes == "by our notification":
+                        seat.open()
+                        await seat.left.until(1)
+                    else:
+                        await _delete_as_pgqueuer_does(place, driver, ids[0])
+                    freed = anyio.current_time()
+                    (started,) = await began.until(1)
+                blocked.open()
+                seat.open()
+    lateness = started - freed
+    record_property("freed seat", lateness)
+    print(f"freed seat: {lateness * 1000:.1f} ms")
+    assert lateness <= LATE
+
+
+async def _quiet(watched: WatchedDriver) -> None:
+    """Wait until a worker does nothing: its first looks follow upon its start and its LISTEN."""
+    before = -1
+    while before != watched.jobs.calls.total():
+        before = watched.jobs.calls.total()
+        await anyio.sleep(0.3)
+
+
+async def _delete_as_pgqueuer_does(place: Place, driver: Driver, job_id: int) -> None:
+    """End a job without our notification; PgQueuer's own trigger sends one of its kind."""
+    backend = driver.backend(Settings())
+    if isinstance(place.target, str):
+        async with await connect(place.target, autocommit=True) as connection:
+            await connection.execute("DELETE FROM pgqueuer WHERE id = %s", [job_id])
+    else:
+        table = backend.jobs._table  # type: ignore[attr-defined]
+        table.remove(table.rows[job_id])
+    await backend.notifier.notify("work", [DELETED])
+
+
+DELETED = json.dumps({
+    "channel": "ch_pgqueuer", "operation": "delete", "sent_at": "2030-01-01T00:00:00+00:00",
+    "table": "pgqueuer", "type": "table_changed_event",
+})  # fmt: skip
 
 
 # ---------------------------------------------------------------------------- 14

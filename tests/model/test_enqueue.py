@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from pgq_trio.model import enqueue
-from pgq_trio.model.enqueue import NewJob, new_jobs
+from pgq_trio.model.enqueue import MAX_DELAY, NewJob, new_jobs
 
 
 def made(**changes: Any) -> list[NewJob]:
@@ -22,6 +23,22 @@ def made(**changes: Any) -> list[NewJob]:
         "headers": None,
     }
     return new_jobs(**(arguments | changes))
+
+
+WEST, EAST = timezone(timedelta(hours=-12)), timezone(timedelta(hours=14))
+
+
+def nested(levels: int) -> dict[str, object]:
+    headers: dict[str, object] = {}
+    for _ in range(levels - 1):
+        headers = {"a": headers}
+    return headers
+
+
+def endless() -> dict[str, object]:
+    headers: dict[str, object] = {}
+    headers["a"] = headers
+    return headers
 
 
 def test_scalars_make_one_job() -> None:
@@ -60,6 +77,21 @@ def test_a_point_in_time_is_kept_as_it_is() -> None:
     assert (job.delay, job.execute_at) == (None, at)
 
 
+def test_a_point_in_time_in_another_zone_is_the_same_in_utc() -> None:
+    at = datetime(2030, 1, 1, 14, tzinfo=EAST)
+    (job,) = made(execute_after=at)
+    assert job.execute_at == at
+    assert job.execute_at is not None
+    assert job.execute_at.tzinfo is UTC
+
+
+def test_headers_may_be_any_mapping_and_hold_others() -> None:
+    (job,) = made(headers=MappingProxyType({"a": MappingProxyType({"b": (1, None)})}))
+    assert job.headers is not None
+    assert json.loads(job.headers) == {"a": {"b": [1, None]}}
+    made(headers=nested(100))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
@@ -88,6 +120,30 @@ def test_a_point_in_time_is_kept_as_it_is() -> None:
         ({"headers": {"a": ["\x00"]}}, ValueError, "NUL"),
         ({"headers": {"\udfff": 1}}, ValueError, "surrogate"),
         ({"entrypoint": ["a"], "headers": [3]}, TypeError, "mapping"),
+        ({"entrypoint": None}, TypeError, "entrypoint is a string, or a list"),
+        ({"entrypoint": b"ab"}, TypeError, "entrypoint is a string, or a list"),
+        ({"entrypoint": {"a"}}, TypeError, "entrypoint is a string, or a list"),
+        ({"entrypoint": {"a": 1}}, TypeError, "entrypoint is a string, or a list"),
+        ({"entrypoint": "é" * 1251}, ValueError, "2502 bytes"),
+        ({"dedupe_key": "x" * 2501}, ValueError, "Use a hash"),
+        ({"payload": [b"x", b"y"]}, ValueError, "2 entries for 1"),
+        ({"execute_after": -1}, ValueError, "must not be negative"),
+        ({"execute_after": timedelta(microseconds=-1)}, ValueError, "must not be negative"),
+        ({"execute_after": MAX_DELAY + timedelta(seconds=1)}, ValueError, "at most 36525 days"),
+        ({"execute_after": 1e10}, ValueError, "at most 36525 days"),
+        ({"execute_after": float("inf")}, ValueError, "no number of seconds"),
+        ({"execute_after": datetime.max.replace(tzinfo=UTC)}, ValueError, "years 2 to 9998"),
+        ({"execute_after": datetime.max.replace(tzinfo=WEST)}, ValueError, "years 2 to 9998"),
+        ({"execute_after": datetime.min.replace(tzinfo=EAST)}, ValueError, "years 2 to 9998"),
+        ({"headers": {1: "x"}}, TypeError, "text keys"),
+        ({"headers": {"a": [{True: "x"}]}}, TypeError, "text keys"),
+        ({"headers": {"a": float("inf")}}, ValueError, "JSON"),
+        ({"headers": {"a": {1, 2}}}, TypeError, "set has no JSON form"),
+        ({"headers": {"a": b"x"}}, TypeError, "bytes has no JSON form"),
+        ({"headers": nested(101)}, ValueError, "deeper than 100 levels"),
+        ({"headers": nested(100_000)}, ValueError, "deeper than 100 levels"),
+        ({"headers": endless()}, ValueError, "into themselves"),
+        ({"headers": {"a": 10**5000}}, ValueError, "JSON"),
     ],
 )
 def test_what_cannot_be_stored_is_refused_in_words(
@@ -97,8 +153,31 @@ def test_what_cannot_be_stored_is_refused_in_words(
         made(**changes)
 
 
-def test_a_payload_too_large_for_a_row_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+class Huge(bytearray):
+    """Says it is larger than any job's payload, and must not be copied."""
+
+    def __len__(self) -> int:
+        return 2**30
+
+    def __bytes__(self) -> bytes:
+        raise AssertionError("copied before it was looked at")
+
+
+def test_a_payload_too_large_for_a_row_is_refused_before_it_is_copied() -> None:
+    with pytest.raises(ValueError, match=r"1073741824 bytes.*enqueue its address"):
+        made(payload=Huge())
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_the_largest_payload(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
     monkeypatch.setattr(enqueue, "MAX_PAYLOAD_BYTES", 10)
-    made(payload=b"x" * 10)
+    made(payload=kind(b"x" * 10))
     with pytest.raises(ValueError, match="enqueue its address"):
-        made(payload=b"x" * 11)
+        made(payload=kind(b"x" * 11))
+
+
+def test_the_largest_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enqueue, "MAX_HEADERS_BYTES", 13)
+    made(headers={"a": "1234"})
+    with pytest.raises(ValueError, match="belongs into the payload"):
+        made(headers={"a": "12345"})

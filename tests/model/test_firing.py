@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from pgq_trio.model.cron import CronExpression
-from pgq_trio.model.firing import MAX_MISSED, Fire, Skip, due_at, plan, plan_again
+from pgq_trio.model.firing import (
+    MAX_MISSED,
+    Fire,
+    Skip,
+    due_at,
+    passed_meanwhile,
+    plan,
+    plan_again,
+)
 from pgq_trio.types import Misfire
 from tests.model.test_cron import EXPRESSIONS, MOMENTS, ZONES
 
@@ -178,3 +186,62 @@ def test_last_leaves_no_fire_time_unanswered(
         chain.append(cron.next_after(chain[-1]))
     now = chain[-2] + (chain[-1] - chain[-2]) * into
     assert plan(chain[0], now=now, cron=cron, misfire="last") == Fire(chain[-2], steps, chain[-1])
+
+
+@pytest.mark.parametrize("misfire", ["last", "skip", "all"])
+@pytest.mark.parametrize("grace", [None, 0.0])
+def test_what_was_triggered_runs_once_however_late(misfire: Misfire, grace: float | None) -> None:
+    triggered = at("00:04:10.25")
+    assert due_at(triggered, EVERY_MINUTE) == triggered
+    early = plan(triggered, now=at("00:04:10"), cron=EVERY_MINUTE, misfire=misfire, grace=grace)
+    assert early is None
+    decision = plan(triggered, now=at("00:04:40"), cron=EVERY_MINUTE, misfire=misfire, grace=grace)
+    assert decision == Fire(triggered, 0, at("00:05:00"))
+
+
+def test_a_trigger_just_before_a_fire_time_does_not_wait_for_it() -> None:
+    triggered = at("00:04:59.000001")
+    decision = plan(triggered, now=at("00:04:59.1"), cron=EVERY_MINUTE, misfire="last")
+    assert decision == Fire(triggered, 0, at("00:05:00"))
+
+
+def test_the_fire_time_after_a_trigger_is_the_zones() -> None:
+    cron = CronExpression.parse("30 2 * * *", "America/New_York")
+    for day, following in (
+        (7, datetime(2025, 3, 8, 7, 30, tzinfo=UTC)),
+        (8, datetime(2025, 3, 9, 7, 0, tzinfo=UTC)),  # half past two is left out: at three
+        (9, datetime(2025, 3, 10, 6, 30, tzinfo=UTC)),
+    ):
+        triggered = datetime(2025, 3, day, 12, 0, 0, 5, tzinfo=UTC)
+        decision = plan(triggered, now=triggered + SECOND, cron=cron, misfire="last")
+        assert decision == Fire(triggered, 0, following)
+
+
+def test_a_trigger_that_met_missed_fire_times_answers_for_them_under_last() -> None:
+    marked = at("00:05:00.000001")
+    decision = plan(marked, now=at("00:09:30"), cron=EVERY_MINUTE, misfire="last")
+    assert decision == Fire(at("00:09:00"), 4, at("00:10:00"))
+    decision = plan(marked, now=at("00:09:30"), cron=EVERY_MINUTE, misfire="all")
+    assert decision == Fire(marked, 0, at("00:06:00"))
+    decision = plan(marked, now=at("00:09:30"), cron=EVERY_MINUTE, misfire="skip")
+    assert decision == Fire(marked, 0, at("00:10:00"))
+
+
+def test_a_trigger_survives_the_death_of_the_run_it_came_in() -> None:
+    decision = plan_again(at("00:05:20.5"), now=at("00:05:55"), cron=EVERY_MINUTE, misfire="skip")
+    assert decision == Fire(at("00:05:20.5"), 0, at("00:06:00"))
+    decision = plan_again(at("00:05:20.5"), now=at("00:05:55"), cron=EVERY_MINUTE, misfire="last")
+    assert decision == Fire(at("00:05:00"), 0, at("00:06:00"))
+
+
+def test_fire_times_that_passed_meanwhile() -> None:
+    assert passed_meanwhile(at("00:05:00"), now=at("00:05:00"), cron=EVERY_MINUTE) == (
+        1,
+        at("00:06:00"),
+    )
+    assert passed_meanwhile(at("00:05:00"), now=at("00:07:59.9"), cron=EVERY_MINUTE) == (
+        3,
+        at("00:08:00"),
+    )
+    counted, following = passed_meanwhile(at("00:00:00"), now=at("02:00:00.5"), cron=EVERY_SECOND)
+    assert (counted, following) == (MAX_MISSED + 1, at("02:00:01"))

@@ -66,8 +66,31 @@ class WatchedStore(ScheduleStore):
     async def heartbeat(self, schedules: Sequence[Schedule]) -> set[int]:
         return await self._do("heartbeat", lambda: self._store.heartbeat(schedules))
 
-    async def finish(self, schedule: Schedule, *, next_run: datetime | None = None) -> bool:
-        return await self._do("finish", lambda: self._store.finish(schedule, next_run=next_run))
+    async def finish(
+        self, schedule: Schedule, *, next_run: datetime | None = None, ran: bool = True
+    ) -> Schedule | None:
+        return await self._do(
+            "finish", lambda: self._store.finish(schedule, next_run=next_run, ran=ran)
+        )
+
+    async def pause(
+        self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()
+    ) -> set[int]:
+        return await self._do("pause", lambda: self._store.pause(ids=ids, entrypoints=entrypoints))
+
+    async def resume(
+        self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()
+    ) -> set[int]:
+        return await self._do(
+            "resume", lambda: self._store.resume(ids=ids, entrypoints=entrypoints)
+        )
+
+    async def trigger(
+        self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()
+    ) -> set[int]:
+        return await self._do(
+            "trigger", lambda: self._store.trigger(ids=ids, entrypoints=entrypoints)
+        )
 
     async def delete(self, *, ids: Collection[int] = (), entrypoints: Collection[str] = ()) -> int:
         return await self._do(

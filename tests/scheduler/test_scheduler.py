@@ -11,7 +11,7 @@ import pytest
 from pgq_trio.abc import NewSchedule, ScheduleStore
 from pgq_trio.errors import PgqError, StoreError
 from pgq_trio.executors import AbstractScheduleExecutor, ScheduleExecutorParameters
-from pgq_trio.model.events import Event, ScheduleEnded
+from pgq_trio.model.events import Event, ScheduleEnded, ScheduleSkipped
 from pgq_trio.models import Schedule, ScheduleContext
 from pgq_trio.scheduler.loop import Scheduler
 from pgq_trio.scheduler.registry import ScheduleRegistry
@@ -151,6 +151,31 @@ async def test_skip_leaves_missed_fire_times_out(store: ScheduleStore) -> None:
     assert ran == []
     assert (after.status, after.last_run) == ("queued", None)
     assert after.next_run > await now(store)
+
+
+async def test_fire_times_that_come_during_a_run_are_skipped_and_counted(
+    store: ScheduleStore,
+) -> None:
+    ran, events = list[datetime](), list[Event]()
+    registry = ScheduleRegistry()
+
+    async def slow(schedule: Schedule, ctx: ScheduleContext) -> None:
+        ran.append(ctx.fire_time)
+        if len(ran) == 2:
+            one.stop()
+        else:
+            while await now(store) < ctx.fire_time + timedelta(seconds=2.2):
+                await anyio.sleep(0.1)
+
+    registry.add("slow", EVERY_SECOND, slow, misfire="all")
+    one = scheduler(store, registry, emit=events.append)
+    with anyio.fail_after(PATIENCE):
+        await one.run()
+    (skipped,) = [event for event in events if isinstance(event, ScheduleSkipped)]
+    assert one.skipped["slow"] == skipped.count >= 2
+    assert ran[1] - ran[0] == timedelta(seconds=skipped.count + 1)
+    assert skipped.schedule.next_run == ran[1]
+    assert skipped.schedule.status == "queued"
 
 
 async def test_handlers_get_the_very_resources_and_plain_defs_run_in_a_thread(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -10,9 +11,10 @@ import anyio
 import pytest
 import trio
 
-from pgq_trio.model.events import Event, ScheduleEnded
+from pgq_trio.model.events import Event, ScheduleEnded, ScheduleSkipped
 from pgq_trio.models import Schedule, ScheduleContext
 from pgq_trio.scheduler.registry import ScheduleRegistry
+from pgq_trio.types import Misfire
 from tests.scheduler.stores import WatchedStore, add_due, row, rows, unique
 from tests.scheduler.virtual import BEGIN, World, make, run
 
@@ -74,8 +76,10 @@ def test_an_idle_scheduler_looks_once_a_minute_and_once_around_each_fire() -> No
     run(scenario)
 
 
-def test_a_schedule_that_still_runs_is_not_fired_again_until_it_has_ended() -> None:
+@pytest.mark.parametrize("misfire", ["last", "skip", "all"])
+def test_a_schedule_that_still_runs_skips_its_fire_times(misfire: Misfire) -> None:
     ran: list[tuple[datetime, int]] = []
+    events: list[Event] = []
 
     async def scenario(world: World) -> None:
         watched, registry = WatchedStore(world.store), ScheduleRegistry()
@@ -84,8 +88,8 @@ def test_a_schedule_that_still_runs_is_not_fired_again_until_it_has_ended() -> N
             ran.append((ctx.fire_time, ctx.missed))
             await anyio.sleep(210)
 
-        registry.add("slow", "* * * * *", slow)
-        fleet = [make(watched, registry) for _ in range(3)]
+        registry.add("slow", "* * * * *", slow, misfire=misfire)
+        fleet = [make(watched, registry, events.append) for _ in range(3)]
         with anyio.move_on_after(600):
             async with anyio.create_task_group() as tasks:
                 for one in fleet:
@@ -93,11 +97,40 @@ def test_a_schedule_that_still_runs_is_not_fired_again_until_it_has_ended() -> N
         assert watched.calls["claim"] <= 3 * 3  # of each worker for each fire, but no more
         # An overdue row that another one runs is looked at every 5 s.
         assert watched.calls["snapshot"] < 2 * 600 / 5 + 50
+        assert sum((one.skipped for one in fleet), Counter()) == {"slow": 2 * 3}
 
     run(scenario)
     first = BEGIN.replace(second=0, microsecond=0) + MINUTE
-    # From 1:00 to 4:30, at once from 4:30 for 2:00, 3:00 and 4:00, then from 8:00.
-    assert ran == [(first, 0), (first + 3 * MINUTE, 2), (first + 7 * MINUTE, 3)]
+    # From 1:00 to 4:30, from 5:00 to 8:30, and from 9:00.
+    assert ran == [(first, 0), (first + 4 * MINUTE, 0), (first + 8 * MINUTE, 0)]
+    skipped = [event for event in events if isinstance(event, ScheduleSkipped)]
+    assert [(event.count, event.schedule.next_run) for event in skipped] == [
+        (3, first + 4 * MINUTE),
+        (3, first + 8 * MINUTE),
+    ]
+
+
+def test_missed_fire_times_are_made_up_but_not_those_that_come_meanwhile() -> None:
+    ran: list[datetime] = []
+
+    async def scenario(world: World) -> None:
+        registry = ScheduleRegistry()
+
+        async def slow(schedule: Schedule, ctx: ScheduleContext) -> None:
+            ran.append(ctx.fire_time)
+            await anyio.sleep(150)
+
+        registry.add("slow", "* * * * *", slow, misfire="all")
+        await add_due(world.store, "slow", "* * * * *", ago=timedelta(seconds=150))
+        one = make(world, registry)
+        with anyio.move_on_after(600):
+            await one.run()
+        assert one.skipped == {"slow": 8}
+
+    run(scenario)
+    now = BEGIN.replace(second=0, microsecond=0)
+    # Three were missed; making up for them takes until 8:00:30, and the next one is at 9:00.
+    assert ran == [now - 2 * MINUTE, now - MINUTE, now, now + 9 * MINUTE]
 
 
 def test_stop_ends_the_claims_that_wait_for_their_turn() -> None:

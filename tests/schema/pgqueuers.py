@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 import psycopg
 from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment
 from pgqueuer.db import AsyncpgDriver
@@ -45,3 +45,15 @@ def fetch(dsn: str, query: str, *params: object) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         cursor = connection.execute(query.encode(), params or None)
         return cursor.fetchall() if cursor.description else []
+
+
+def plan_upgrade(dsn: str) -> tuple[str, ...]:
+    """Return the statements that PgQueuer's upgrade would run."""
+    plan = asyncio.run(with_queries(dsn, lambda queries: queries.plan_upgrade()))
+    statements: tuple[str, ...] = plan.statements
+    return statements
+
+
+def optimize_autovacuum(dsn: str) -> None:
+    """Have PgQueuer set the storage parameters it recommends."""
+    asyncio.run(with_queries(dsn, lambda queries: queries.optimize_autovacuum()))

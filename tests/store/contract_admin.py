@@ -78,6 +78,15 @@ class TestRequeue:
             await world.backend.jobs.requeue([job.id])
             assert await heard.until_marker() == []
 
+    async def test_one_conflicting_key_among_many(self, world: World) -> None:
+        keys = [f"k{n}" for n in range(50)]
+        await world.enqueue(*(new(key=key) for key in keys))
+        held = (await world.claim()).jobs
+        await world.finish(held, Outcome("failed"))
+        await world.enqueue(new("b", key="k7"))
+        requeued = await world.backend.jobs.requeue(ids_of(held))
+        assert requeued == {job.id for job in held if job.dedupe_key != "k7"}
+
     async def test_a_taken_key_stays_held(self, world: World) -> None:
         for key in ("k", "k", "free", None):
             await world.enqueue(new(key=key))
@@ -178,6 +187,8 @@ class TestLook:
         await world.enqueue(new())
         assert ids_of(await world.backend.jobs.failed_jobs(limit=9)) == ids[::-1]
         assert ids_of(await world.backend.jobs.failed_jobs(limit=2)) == ids[:0:-1]
+        assert ids_of(await world.backend.jobs.failed_jobs(limit=9, order="ASC")) == ids
+        assert ids_of(await world.backend.jobs.failed_jobs(limit=2, order="ASC")) == ids[:2]
         assert await world.backend.jobs.failed_jobs(limit=0) == []
 
 
@@ -191,7 +202,7 @@ class TestHistory:
         await world.enqueue(new(key="l"), on_conflict="update_priority")
         jobs = (await world.claim()).jobs
         await world.backend.jobs.release(ALICE, [fence(jobs[0])])
-        await world.claim({"a": 1})
+        await world.claim({"a": 9})
         assert await world.backend.jobs.log() == []
         await world.finish([jobs[1]])
         await world.finish([jobs[2]], Outcome("failed"))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from uuid import UUID
 
 import anyio
 import pytest
 
+from pgq_trio.abc import Claimed
 from pgq_trio.model.outcomes import Outcome
 from pgq_trio.models import Job
 from tests.store.world import ALICE, BOB, LEASE, World, fence, ids_of, new
@@ -109,7 +111,8 @@ class TestClaim:
         ids = await world.enqueue_ids(*(new(priority=n % 3) for n in range(600)))
         expected = ids[2::3] + ids[1::3] + ids[0::3]
         assert ids_of((await world.claim({"a": 0}, batch=4)).jobs) == expected[:4]
-        assert ids_of((await world.claim({"a": 3}, batch=4)).jobs) == expected[4:7]
+        # The four that are picked without a slot count against the limit.
+        assert ids_of((await world.claim({"a": 7}, batch=4)).jobs) == expected[4:7]
         assert ids_of((await world.claim({"a": 0})).jobs) == expected[7:]
 
 
@@ -164,6 +167,82 @@ class TestRescue:
         await world.pass_time(LEASE + 1)
         assert ids_of((await world.claim(batch=2)).jobs) == ids[:2]
         assert ids_of((await world.claim(batch=9)).jobs) == ids[2:]
+
+
+class TestLostRuns:
+    """How many runs in a row ended without an outcome, told of rescued jobs only."""
+
+    async def lose(self, world: World, *, worker: UUID = ALICE) -> Claimed:
+        """Have the worker of everything that is picked fall silent; claim what it had."""
+        await world.pass_time(LEASE + 1)
+        return await world.claim(worker=worker)
+
+    @pytest.mark.parametrize("history", ["full", "outcomes"])
+    async def test_each_rescue_counts_one_more(
+        self, world: World, outcomes_world: World, history: str
+    ) -> None:
+        world = world if history == "full" else outcomes_world
+        await world.enqueue(new(), new("b"))
+        first = await world.claim({"a": 0})
+        assert first.lost_runs == {}
+        for lost in range(1, 5):
+            claimed = await self.lose(world, worker=BOB if lost % 2 else ALICE)
+            # The other job is fresh at first, and its own worker is lost from then on.
+            other = [job.id for job in claimed.jobs if job.entrypoint == "b"]
+            expected = {first.jobs[0].id: lost} | ({other[0]: lost - 1} if lost > 1 else {})
+            assert claimed.lost_runs == expected
+        assert (await world.claim()).lost_runs == {}
+
+    @pytest.mark.parametrize("history", ["full", "outcomes"])
+    @pytest.mark.parametrize("ending", ["release", "retry", "requeue"])
+    async def test_whatever_else_ends_a_run_begins_the_count_anew(
+        self, world: World, outcomes_world: World, history: str, ending: str
+    ) -> None:
+        world = world if history == "full" else outcomes_world
+        await world.claimed_one()
+        await self.lose(world)
+        [job] = (await self.lose(world)).jobs
+        if ending == "release":
+            await world.backend.jobs.release(ALICE, [fence(job)])
+        elif ending == "retry":
+            await world.finish([job], Outcome("retry"))
+        else:
+            await world.finish([job], Outcome("failed"))
+            await world.backend.jobs.requeue([job.id])
+        again = await world.claim()
+        assert (ids_of(again.jobs), again.lost_runs) == ([job.id], {})
+        assert (await self.lose(world)).lost_runs == {job.id: 1}
+        assert (await self.lose(world)).lost_runs == {job.id: 2}
+
+    async def test_of_limited_entrypoints_too(self, world: World) -> None:
+        await world.enqueue(new(), new("b"))
+        first, second = (await world.claim({"a": 1, "b": 0})).jobs
+        await world.pass_time(LEASE + 1)
+        claimed = await world.claim({"a": 1, "b": 0})
+        assert claimed.lost_runs == {first.id: 1, second.id: 1}
+        await world.pass_time(LEASE + 1)
+        claimed = await world.claim({"a": 1, "b": 0}, limited=0)
+        assert claimed.lost_runs == {second.id: 2}
+
+    async def test_only_of_what_was_claimed(self, world: World) -> None:
+        await world.enqueue(*(new() for _ in range(4)))
+        ids = ids_of((await world.claim()).jobs)
+        await world.pass_time(LEASE + 1)
+        assert (await world.claim(batch=1)).lost_runs == {ids[0]: 1}
+        assert (await world.claim(batch=9)).lost_runs == dict.fromkeys(ids[1:], 1)
+
+    async def test_with_the_outcomes_history_rescues_alone_are_logged(
+        self, outcomes_world: World
+    ) -> None:
+        world = outcomes_world
+        job = await world.claimed_one()
+        await self.lose(world)
+        [job] = (await self.lose(world)).jobs
+        assert await world.statuses(job.id) == ["picked", "picked"]
+        await world.backend.jobs.release(ALICE, [fence(job)])
+        assert await world.statuses(job.id) == ["picked", "picked", "queued"]
+        await world.finish((await world.claim()).jobs)
+        assert (await world.statuses(job.id))[2:] == ["queued", "successful"]
 
 
 class TestSlot:
@@ -255,6 +334,21 @@ class TestSlot:
         await world.backend.jobs.release(ALICE, [fence(job)])
         [again] = (await world.claim({"a": 0})).jobs
         assert again.slot is None
+
+    async def test_jobs_without_a_slot_count_as_well(self, world: World) -> None:
+        """As PgQueuer counts: a worker that knew no limit, or knew none yet, has claimed them."""
+        ids = await world.enqueue_ids(*(new() for _ in range(6)), new("b"))
+        slotless = (await world.claim({"a": 0}, batch=2)).jobs
+        [seated] = (await world.claim({"a": 3, "b": 1}, batch=1)).jobs
+        assert (seated.id, seated.slot) == (ids[2], 0)
+        claimed = await world.claim({"a": 3, "b": 1})
+        assert ids_of(claimed.jobs) == [ids[6]]
+        assert claimed.next_due is not None
+        assert claimed.next_due <= 0
+        await world.finish(slotless[:1])
+        assert [job.slot for job in (await world.claim({"a": 3})).jobs] == [1]
+        await world.finish(slotless[1:])
+        assert [job.slot for job in (await world.claim({"a": 3})).jobs] == [2]
 
     async def test_the_limit_holds_under_twenty_claimers(self, world: World) -> None:
         ids = await world.enqueue_ids(*(new() for _ in range(60)))

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pgq_trio.errors import DuplicateJobError, StoreError
+from pgq_trio.errors import DuplicateJobError
+from pgq_trio.model.enqueue import MAX_DELAY, MAX_HEADERS_DEPTH, MAX_NAME_BYTES
 from tests.store.world import ALICE, INSERTED, World, fence, ids_of, new
 
 
@@ -76,10 +77,25 @@ class TestEnqueue:
         assert job.execute_after == moment
         assert await world.queued() == 1
 
-    async def test_a_delay_beyond_the_calendar(self, world: World) -> None:
-        with pytest.raises(StoreError):
-            await world.enqueue(new(), new(after=timedelta.max))
-        assert await world.queued() == 0
+    async def test_the_extremes_of_what_is_accepted(self, world: World) -> None:
+        """They come back from every store, and can be read by a worker in any time zone."""
+        times = [datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, 23, 59, tzinfo=UTC)]
+        long = "é" * (MAX_NAME_BYTES // 2)
+        deep: dict[str, object] = {}
+        for _ in range(MAX_HEADERS_DEPTH - 1):
+            deep = {"deeper": deep}
+        ids = await world.enqueue_ids(
+            new(long, after=times[0], key=long, headers=deep, priority=2**31 - 1),
+            new("b", after=MAX_DELAY, priority=-(2**31)),
+            new("b", after=times[1]),
+        )
+        [job] = (await world.claim({long: 0, "b": 0})).jobs
+        assert (job.id, job.execute_after, job.headers) == (ids[0], times[0], deep)
+        assert (job.entrypoint, job.dedupe_key, job.priority) == (long, long, 2**31 - 1)
+        assert await world.finish([job]) == {job.id}
+        claimed = await world.claim({"b": 0})
+        # A claim looks no further than 100 years of the calendar.
+        assert claimed.next_due == pytest.approx(MAX_DELAY.total_seconds(), rel=0.001)
 
 
 class TestDedupe:

@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 import anyio
 
 from pgq_trio.abc import NewSchedule, ScheduleStore
+from pgq_trio.model.wire import TableChanged
 from pgq_trio.models import Schedule
-from tests.store.world import World
+from tests.store.world import Heard, World
 
 LEASE = 30.0
 
@@ -32,8 +33,34 @@ async def current(store: ScheduleStore, name: str = "s") -> Schedule:
     return row
 
 
+async def started(store: ScheduleStore, name: str = "s", *, due_in: float = 60) -> Schedule:
+    """Claim a schedule whose next fire time is then that far from now."""
+    row = await added(store, name=name)
+    next_run = (await store.snapshot()).now + timedelta(seconds=due_in)
+    claimed = await store.claim(row, next_run=next_run, heartbeat_timeout=LEASE)
+    assert claimed is not None
+    return claimed
+
+
+async def may_claim(store: ScheduleStore, name: str = "s") -> bool:
+    """Try to claim a schedule as it is now."""
+    row = await current(store, name)
+    next_run = later(row.next_run)
+    return await store.claim(row, next_run=next_run, heartbeat_timeout=LEASE) is not None
+
+
 def later(time: datetime, seconds: float = 60) -> datetime:
     return time + timedelta(seconds=seconds)
+
+
+async def wake_ups(heard: Heard) -> int:
+    """Return how often schedulers were woken up to now, and nobody else."""
+    table = heard.world.backend.settings.schedules_table
+    events = await heard.until_marker()
+    for event in events:
+        assert isinstance(event, TableChanged)
+        assert (event.operation, event.table) == ("update", table)
+    return len(events)
 
 
 class TestSchedule:
@@ -71,8 +98,6 @@ class TestSchedule:
         claimed = await store.claim(row, next_run=odd, heartbeat_timeout=LEASE)
         assert claimed is not None
         assert claimed.next_run == odd.replace(microsecond=0)
-        assert await store.finish(claimed, next_run=odd)
-        assert (await current(store)).next_run == odd.replace(microsecond=0)
 
     async def test_a_due_schedule_is_claimed_once(self, world: World) -> None:
         store = world.backend.schedules
@@ -116,7 +141,7 @@ class TestSchedule:
         row = await added(store)
         claimed = await store.claim(row, next_run=later(row.next_run), heartbeat_timeout=LEASE)
         assert claimed is not None
-        await store.finish(claimed, next_run=row.next_run)  # due again, at the very same time
+        await store.finish(claimed, next_run=row.next_run, ran=False)  # due at the very same time
         next_run = later(row.next_run)
         assert await store.claim(row, next_run=next_run, heartbeat_timeout=LEASE) is None
         seen = await current(store)
@@ -139,22 +164,22 @@ class TestSchedule:
         taken = await store.claim(seen, next_run=next_run, heartbeat_timeout=LEASE)
         assert taken is not None
         assert await store.heartbeat([claimed]) == set()
-        assert await store.finish(claimed) is False
-        assert await store.finish(taken) is True
+        assert await store.finish(claimed) is None
+        assert await store.finish(taken) is not None
 
     async def test_finish(self, world: World) -> None:
         store = world.backend.schedules
         row = await added(store)
         claimed = await store.claim(row, next_run=later(row.next_run), heartbeat_timeout=LEASE)
         assert claimed is not None
-        assert await store.finish(claimed) is True
-        done = await current(store)
+        done = await store.finish(claimed)
+        assert done == await current(store)
         assert done.status == "queued"
         assert done.last_run is not None
         assert done.last_run > claimed.updated
         assert done.next_run == claimed.next_run
-        assert await store.finish(claimed) is False
-        assert await store.finish(done) is False
+        assert await store.finish(claimed) is None
+        assert await store.finish(done) is None
         assert await store.heartbeat([claimed, done]) == set()
         assert await store.heartbeat([]) == set()
 
@@ -163,9 +188,24 @@ class TestSchedule:
         row = await added(store)
         claimed = await store.claim(row, next_run=later(row.next_run), heartbeat_timeout=LEASE)
         assert claimed is not None
-        assert await store.finish(claimed, next_run=row.next_run) is True
-        again = await current(store)
+        again = await store.finish(claimed, next_run=row.next_run, ran=False)
+        assert again == await current(store)
         assert (again.status, again.last_run, again.next_run) == ("queued", None, row.next_run)
+
+    async def test_an_end_may_move_the_next_fire_time(self, world: World) -> None:
+        store = world.backend.schedules
+        claimed = await started(store)
+        done = await store.finish(claimed, next_run=later(claimed.next_run))
+        assert done is not None
+        assert (done.status, done.next_run) == ("queued", later(claimed.next_run))
+        assert done.last_run is not None
+
+    async def test_a_fire_that_was_left_out_has_not_run(self, world: World) -> None:
+        store = world.backend.schedules
+        claimed = await started(store)
+        done = await store.finish(claimed, ran=False)
+        assert done is not None
+        assert (done.status, done.last_run, done.next_run) == ("queued", None, claimed.next_run)
 
     async def test_delete(self, world: World) -> None:
         store = world.backend.schedules
@@ -177,3 +217,168 @@ class TestSchedule:
         assert await store.clear() == 0
         claim = await store.claim(rows[2], next_run=rows[2].next_run, heartbeat_timeout=LEASE)
         assert claim is None
+
+    async def test_a_paused_schedule_does_not_fire_until_it_is_resumed(self, world: World) -> None:
+        store = world.backend.schedules
+        a, b, c = [await added(store, name=name) for name in "abc"]
+        assert await store.pause(ids=[a.id, 999_999], entrypoints=["b", "x"]) == {a.id, b.id}
+        assert await store.pause(ids=[a.id]) == {a.id}
+        assert [row.status for row in (await store.snapshot()).schedules] == [
+            "canceled",
+            "canceled",
+            "queued",
+        ]
+        assert not await may_claim(store, "a")
+        await world.pass_time(LEASE + 1)
+        assert not await may_claim(store, "a")
+        assert await store.claim(a, next_run=later(a.next_run), heartbeat_timeout=LEASE) is None
+        assert await store.resume(ids=[a.id, b.id, c.id]) == {a.id, b.id}
+        assert await store.resume(ids=[a.id]) == set()
+        assert await may_claim(store, "a")
+        assert (await current(store, "b")).status == "queued"
+
+    async def test_one_that_is_paused_while_it_runs_goes_on_and_ends_paused(
+        self, world: World
+    ) -> None:
+        store = world.backend.schedules
+        claimed = await started(store, due_in=-1)
+        assert await store.pause(ids=[claimed.id]) == {claimed.id}
+        assert await store.heartbeat([claimed]) == {claimed.id}
+        assert (await current(store)).updated == claimed.updated
+        done = await store.finish(claimed)
+        assert done is not None
+        assert (done.status, done.next_run) == ("canceled", claimed.next_run)
+        assert done.last_run is not None
+        assert await store.finish(claimed) is None
+        assert await store.heartbeat([claimed]) == set()
+        assert not await may_claim(store)
+        await store.resume(ids=[claimed.id])
+        assert (await current(store)).status == "queued"
+        assert await may_claim(store)
+
+    async def test_one_that_is_interrupted_while_it_is_paused_runs_when_it_is_resumed(
+        self, world: World
+    ) -> None:
+        store = world.backend.schedules
+        claimed = await started(store)
+        await store.pause(entrypoints=["s"])
+        ended = await store.finish(claimed, next_run=later(claimed.created, -1), ran=False)
+        assert ended is not None
+        assert (ended.status, ended.last_run) == ("canceled", None)
+        assert not await may_claim(store)
+        await store.resume(entrypoints=["s"])
+        assert await may_claim(store)
+
+    async def test_one_that_is_resumed_while_it_runs_is_not_run_twice(self, world: World) -> None:
+        store = world.backend.schedules
+        claimed = await started(store, due_in=-1)
+        for _ in range(2):
+            await store.pause(ids=[claimed.id])
+            assert await store.resume(ids=[claimed.id]) == {claimed.id}
+            assert (await current(store)).status == "picked"
+            assert not await may_claim(store)
+            assert await store.heartbeat([claimed]) == {claimed.id}
+        done = await store.finish(claimed)
+        assert done is not None
+        assert done.status == "queued"
+
+    async def test_one_whose_worker_died_paused_is_taken_over_when_resumed(
+        self, world: World
+    ) -> None:
+        store = world.backend.schedules
+        claimed = await started(store, due_in=1)
+        await store.pause(ids=[claimed.id])
+        await world.pass_time(LEASE + 1)
+        assert not await may_claim(store)
+        await store.resume(ids=[claimed.id])
+        assert await may_claim(store)
+        assert await store.finish(claimed) is None
+
+    async def test_a_triggered_schedule_is_due_now(self, world: World) -> None:
+        store = world.backend.schedules
+        row = await added(store, due_in=3600)
+        before = (await store.snapshot()).now
+        assert await store.trigger(ids=[row.id, 999_999], entrypoints=["s", "x"]) == {row.id}
+        triggered = await current(store)
+        assert before < triggered.next_run < (await store.snapshot()).now
+        assert triggered.next_run.microsecond != 0
+        assert (triggered.status, triggered.updated) == ("queued", row.updated)
+        assert await store.claim(row, next_run=row.next_run, heartbeat_timeout=LEASE) is None
+        assert await may_claim(store)
+
+    async def test_a_trigger_forgets_no_fire_time_that_is_due(self, world: World) -> None:
+        store = world.backend.schedules
+        row = await added(store, due_in=-3600)
+        for _ in range(2):
+            assert await store.trigger(entrypoints=["s"]) == {row.id}
+            assert (await current(store)).next_run == row.next_run + timedelta(microseconds=1)
+
+    async def test_a_paused_schedule_cannot_be_triggered(self, world: World) -> None:
+        store = world.backend.schedules
+        await added(store, due_in=3600)
+        await store.pause(entrypoints=["s"])
+        paused = await current(store)
+        assert await store.trigger(entrypoints=["s"]) == set()
+        assert await current(store) == paused
+
+    async def test_a_trigger_during_a_run_outlives_it(self, world: World) -> None:
+        store = world.backend.schedules
+        for name, next_run in (("a", None), ("b", timedelta(minutes=5))):
+            claimed = await started(store, name)
+            assert await store.trigger(ids=[claimed.id]) == {claimed.id}
+            triggered = await current(store, name)
+            assert (triggered.status, triggered.updated) == ("picked", claimed.updated)
+            assert not await may_claim(store, name)
+            done = await store.finish(
+                claimed, next_run=None if next_run is None else claimed.next_run + next_run
+            )
+            assert done is not None
+            # Behind the fire times that came while it ran, if there were any.
+            assert (done.next_run == triggered.next_run) == (next_run is None)
+            assert triggered.next_run <= done.next_run <= done.updated + timedelta(microseconds=1)
+            assert done.next_run.microsecond != 0
+            assert await may_claim(store, name)
+
+    async def test_a_trigger_outlives_a_fire_that_did_not_run(self, world: World) -> None:
+        store = world.backend.schedules
+        skipped = await started(store, "skipped")
+        await store.trigger(ids=[skipped.id])
+        due = (await current(store, "skipped")).next_run
+        ended = await store.finish(skipped, ran=False)
+        assert ended is not None
+        assert (ended.next_run, ended.last_run) == (due, None)
+
+        interrupted = await started(store, "interrupted")
+        await store.trigger(ids=[interrupted.id])
+        fire_time = later(interrupted.next_run, -120)
+        ended = await store.finish(interrupted, next_run=fire_time, ran=False)
+        assert ended is not None
+        assert ended.next_run == fire_time + timedelta(microseconds=1)
+
+    async def test_schedulers_are_woken_by_what_makes_something_due(self, world: World) -> None:
+        store = world.backend.schedules
+        rows = [await added(store, name=name, due_in=3600) for name in "abc"]
+        ids = [row.id for row in rows]
+        async with world.listening() as heard:
+            assert await store.trigger(ids=ids) == set(ids)
+            assert await wake_ups(heard) == 1
+            await store.pause(ids=ids)
+            assert await wake_ups(heard) == 0
+            await store.resume(ids=ids)
+            assert await wake_ups(heard) == 1
+            for nothing in (store.resume, store.trigger, store.pause):
+                assert await nothing() == set()
+                assert await nothing(ids=[999_999], entrypoints=["x"]) == set()
+            assert await wake_ups(heard) == 0
+
+    async def test_schedulers_are_woken_by_a_fire_that_is_due_again(self, world: World) -> None:
+        store = world.backend.schedules
+        async with world.listening() as heard:
+            await store.finish(await started(store, "ended"))
+            paused = await started(store, "paused")
+            await store.pause(ids=[paused.id])
+            await store.finish(paused, next_run=later(paused.next_run, -120), ran=False)
+            assert await wake_ups(heard) == 0
+            interrupted = await started(store, "interrupted")
+            await store.finish(interrupted, next_run=later(interrupted.next_run, -120), ran=False)
+            assert await wake_ups(heard) == 1

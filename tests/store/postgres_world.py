@@ -21,9 +21,11 @@ def passing_on(connection: psycopg.AsyncConnection[Any], settings: Settings) -> 
     async def pass_time(seconds: float) -> None:
         ago = f"- interval '{seconds} seconds'"
         await connection.execute(
-            f"UPDATE {names['queue_table']} SET heartbeat = heartbeat {ago},"
-            f" execute_after = execute_after {ago}".encode()
+            f"UPDATE {names['queue_table']} SET created = created {ago},"
+            f" heartbeat = heartbeat {ago}, execute_after = execute_after {ago}".encode()
         )
+        for table in ("queue_table_log", "statistics_table"):
+            await connection.execute(f"UPDATE {names[table]} SET created = created {ago}".encode())
         await connection.execute(
             f"UPDATE {names['schedules_table']} SET heartbeat = heartbeat {ago},"
             f" next_run = next_run {ago}".encode()

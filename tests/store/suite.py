@@ -16,8 +16,10 @@ from tests.store.contract_admin import (
     TestNotifier,
     TestRequeue,
 )
-from tests.store.contract_claim import TestClaim, TestRescue, TestSlot
+from tests.store.contract_claim import TestClaim, TestLostRuns, TestRescue, TestSlot
 from tests.store.contract_enqueue import TestDedupe, TestEnqueue
+from tests.store.contract_history import TestExpire, TestFold, TestOutcomesOnly
+from tests.store.contract_insights import TestInsights
 from tests.store.contract_outcomes import TestFence, TestFinish, TestHeartbeat, TestRelease
 from tests.store.contract_schedules import TestSchedule
 
@@ -27,12 +29,17 @@ __all__ = [
     "TestClear",
     "TestDedupe",
     "TestEnqueue",
+    "TestExpire",
     "TestFence",
     "TestFinish",
+    "TestFold",
     "TestHeartbeat",
     "TestHistory",
+    "TestInsights",
     "TestLook",
+    "TestLostRuns",
     "TestNotifier",
+    "TestOutcomesOnly",
     "TestRelease",
     "TestRequeue",
     "TestRescue",

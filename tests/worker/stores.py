@@ -20,10 +20,11 @@ from pgq_trio.abc import (
 )
 from pgq_trio.model.enqueue import NewJob
 from pgq_trio.model.outcomes import Claim, Finished
+from pgq_trio.model.wire import Channel
 from pgq_trio.models import Job, Log, QueueStatistics
 from pgq_trio.settings import Settings
 from pgq_trio.store.backend import StoreBackend
-from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId
+from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId, SortOrder
 
 T = TypeVar("T")
 
@@ -109,8 +110,8 @@ class WatchedJobs(JobStore):
     async def job_status(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
         return await self.store.job_status(ids)
 
-    async def failed_jobs(self, *, limit: int) -> list[Job]:
-        return await self.store.failed_jobs(limit=limit)
+    async def failed_jobs(self, *, limit: int, order: SortOrder = "DESC") -> list[Job]:
+        return await self.store.failed_jobs(limit=limit, order=order)
 
 
 async def slowly(name: str, value: object) -> None:
@@ -120,15 +121,19 @@ async def slowly(name: str, value: object) -> None:
 
 
 class WatchedNotifier(Notifier):
-    """Counts how often somebody listens."""
+    """Counts how often somebody listens and notifies."""
 
     def __init__(self, notifier: Notifier, calls: Counter[str]) -> None:
         self._notifier = notifier
         self._calls = calls
 
-    def listen(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+    def listen(self, *channels: Channel) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         self._calls["listen"] += 1
-        return self._notifier.listen()
+        return self._notifier.listen(*channels)
+
+    async def notify(self, channel: Channel, payloads: Sequence[str]) -> None:
+        self._calls["notify"] += 1
+        await self._notifier.notify(channel, payloads)
 
 
 class WatchedDriver(Driver):

@@ -9,6 +9,8 @@
 --
 -- Whatever is claimed here was locked here, so that two workers never wait for each other and
 -- never get the same row: each slides over what the other has locked.
+--
+-- A rescue is logged in any case: lost_runs.sql counts them.
 WITH entry AS MATERIALIZED (
     -- Rows deferred into the future stand among the due ones in the priority index, and a walk
     -- has to step over each of them. Where there are many, and the due ones are few, the due ones
@@ -34,6 +36,16 @@ WITH entry AS MATERIALIZED (
             ) due
         ) < 20000 AS by_time
     FROM unnest((SELECT $2::text[])) AS e(name)
+),
+stale AS MATERIALIZED (
+    SELECT q.id, q.priority
+    FROM {queue_table} q
+    WHERE q.status = 'picked'
+      AND q.heartbeat < now() - make_interval(secs => $4::float8)
+      AND q.entrypoint = ANY((SELECT $2::text[])::text[])
+    ORDER BY q.priority DESC, q.id
+    LIMIT (SELECT $3::int)
+    FOR UPDATE SKIP LOCKED
 ),
 candidate AS (
     -- Adding nothing to the time makes the planner walk down the priority index, whatever share of
@@ -82,17 +94,7 @@ candidate AS (
         FOR UPDATE SKIP LOCKED
     ) job
     UNION ALL
-    SELECT stale.id, stale.priority
-    FROM (
-        SELECT q.id, q.priority
-        FROM {queue_table} q
-        WHERE q.status = 'picked'
-          AND q.heartbeat < now() - make_interval(secs => $4::float8)
-          AND q.entrypoint = ANY((SELECT $2::text[])::text[])
-        ORDER BY q.priority DESC, q.id
-        LIMIT (SELECT $3::int)
-        FOR UPDATE SKIP LOCKED
-    ) stale
+    SELECT stale.id, stale.priority FROM stale
 ),
 claimed AS (
     UPDATE {queue_table} job
@@ -113,14 +115,15 @@ logged AS (
     INSERT INTO {queue_table_log} (job_id, status, priority, entrypoint)
     SELECT id, 'picked', priority, entrypoint
     FROM claimed
-    WHERE $5::bool
+    WHERE $5::bool OR id IN (SELECT id FROM stale)
 )
 SELECT id, priority, created, execute_after, entrypoint, payload, headers::text, attempts,
     dedupe_key, slot
 FROM claimed
 UNION ALL
--- The last row tells the store's now (as `created`) and when the next job is due, which is looked
--- up only when the batch is not full. This snapshot still shows the claimed rows as queued.
+-- The last row tells the store's now (as `created`); when the next job is due, which is looked up
+-- only when the batch is not full (this snapshot still shows the claimed rows as queued); and, as
+-- JSON, which of the claimed jobs were rescued.
 SELECT NULL, NULL, now(), (
         SELECT min(least(following.execute_after, now() + interval '100 years'))
         FROM entry
@@ -134,5 +137,10 @@ SELECT NULL, NULL, now(), (
             LIMIT 1
         ) following
         WHERE (SELECT count(*) FROM claimed) < $3::int
-    ), NULL, NULL, NULL, NULL, NULL, NULL
+    ), (
+        SELECT json_agg(id)::text
+        FROM claimed
+        WHERE (SELECT EXISTS (SELECT FROM stale))
+          AND id IN (SELECT id FROM stale)
+    ), NULL, NULL, NULL, NULL, NULL
 ORDER BY priority DESC NULLS LAST, id

@@ -51,11 +51,29 @@ free AS MATERIALIZED (
             AND holder.slot = seat.slot
       )
 ),
+slotless AS MATERIALIZED (
+    -- PgQueuer counts each job that has an owner, in a slot or not: one that was claimed by a worker
+    -- that knows no limit takes a seat away, too. Not looked at while no seat is free.
+    SELECT q.entrypoint AS name, count(*) AS jobs
+    FROM {queue_table} q
+    WHERE (SELECT EXISTS (SELECT FROM free))
+      AND q.status = 'picked'
+      AND q.slot IS NULL
+      AND q.entrypoint IN (SELECT name FROM free)
+    GROUP BY q.entrypoint
+),
 room AS MATERIALIZED (
-    SELECT entry.name, entry.by_time, least(count(*), $3::int, $7::int) AS seats
+    SELECT
+        entry.name,
+        entry.by_time,
+        least(
+            count(*), entry.seats - entry.taken - coalesce(slotless.jobs, 0), $3::int, $7::int
+        ) AS seats
     FROM entry
     JOIN free ON free.name = entry.name
-    GROUP BY entry.name, entry.by_time
+    LEFT JOIN slotless ON slotless.name = entry.name
+    WHERE entry.seats - entry.taken > coalesce(slotless.jobs, 0)
+    GROUP BY entry.name, entry.by_time, entry.seats, entry.taken, slotless.jobs
 ),
 fresh_unlimited AS (
     SELECT job.id, job.priority
@@ -144,7 +162,7 @@ fresh_limited AS (
         FOR UPDATE SKIP LOCKED
     ) job
 ),
-stale AS (
+stale AS MATERIALIZED (
     -- A rescue needs no free seat: it keeps the one its row has.
     SELECT q.id, q.priority, q.entrypoint
     FROM {queue_table} q
@@ -206,7 +224,7 @@ logged AS (
     INSERT INTO {queue_table_log} (job_id, status, priority, entrypoint)
     SELECT id, 'picked', priority, entrypoint
     FROM claimed
-    WHERE $5::bool
+    WHERE $5::bool OR id IN (SELECT id FROM stale)
 )
 SELECT id, priority, created, execute_after, entrypoint, payload, headers::text, attempts,
     dedupe_key, slot
@@ -225,5 +243,10 @@ SELECT NULL, NULL, now(), (
             LIMIT 1
         ) following
         WHERE (SELECT count(*) FROM claimed) < $3::int
-    ), NULL, NULL, NULL, NULL, NULL, NULL
+    ), (
+        SELECT json_agg(id)::text
+        FROM claimed
+        WHERE (SELECT EXISTS (SELECT FROM stale))
+          AND id IN (SELECT id FROM stale)
+    ), NULL, NULL, NULL, NULL, NULL
 ORDER BY priority DESC NULLS LAST, id

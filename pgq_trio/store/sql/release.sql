@@ -2,6 +2,7 @@
 --
 -- $1 worker uuid   $2 ids   $3 `updated` of each claim   $4 log 'queued'?
 --
+-- A job that was rescued before is logged in any case: it ends the row of runs without an outcome.
 -- `owned` is explained in finish_successful.sql. "At once" is a microsecond ago: a claim takes what
 -- was due before its own now, and that may be the same microsecond.
 WITH owned AS MATERIALIZED (
@@ -26,13 +27,13 @@ released AS (
     WHERE job.id = ANY(ARRAY(SELECT id FROM owned))
       AND job.updated = ANY($3::timestamptz[])
       AND job.queue_manager_id IS NOT DISTINCT FROM $1::uuid
-    RETURNING job.id, job.priority, job.entrypoint
+    RETURNING job.id, job.priority, job.entrypoint, job.attempts
 ),
 logged AS (
     INSERT INTO {queue_table_log} (job_id, status, priority, entrypoint)
     SELECT id, 'queued', priority, entrypoint
     FROM released
-    WHERE $4::bool
+    WHERE $4::bool OR attempts > 0
 )
 SELECT id FROM released
 UNION ALL

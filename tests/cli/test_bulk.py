@@ -1,0 +1,153 @@
+"""`enqueue --stdin` and `--jsonl`: many jobs, and lines that are none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from pgq_trio.cli import bulk
+from tests.cli.command import Command, Invoke
+
+
+def rows(dsn: str) -> list[dict[str, Any]]:
+    """The queue, and how long each job has to wait."""
+    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+        return connection.execute(
+            "SELECT *, extract(epoch FROM execute_after - created)::float AS wait"
+            " FROM pgqueuer ORDER BY id"
+        ).fetchall()
+
+
+def test_a_payload_on_each_line(invoke: Invoke, installed_dsn: str) -> None:
+    result = invoke(
+        *("enqueue", "mail", "--stdin", "--priority", "3", "--header", "a=b"),
+        *("--dsn", installed_dsn),
+        stdin=b"one\r\n\n\xff\xfe\nlast",
+    )
+    assert (result.code, result.out, result.err) == (0, "enqueued 4 jobs\n", "")
+    found = rows(installed_dsn)
+    assert [row["payload"] for row in found] == [b"one", b"", b"\xff\xfe", b"last"]
+    assert {row["priority"] for row in found} == {3}
+    assert [row["headers"] for row in found] == [{"a": "b"}] * 4
+
+
+def test_objects(invoke: Invoke, installed_dsn: str) -> None:
+    lines = [
+        {"payload": "grüße", "priority": 5, "headers": {"x": [1]}, "dedupe_key": "k"},
+        {"payload": {"id": 1}, "execute_after": 90},
+        {"payload": None, "execute_after": "2040-02-03T04:05:00+01:00", "priority": None},
+        {},
+    ]
+    text = "\n\n".join(map(json.dumps, lines))
+    at = ("--dsn", installed_dsn)
+    result = invoke("enqueue", "mail", "--jsonl", "--priority", "7", "--json", *at, stdin=text)
+    found = rows(installed_dsn)
+    assert (result.code, result.json) == (0, {"ids": [row["id"] for row in found]})
+    assert [row["payload"] for row in found] == ["grüße".encode(), b'{"id":1}', None, None]
+    assert [row["priority"] for row in found] == [5, 7, 7, 7]
+    assert (found[0]["headers"], found[0]["dedupe_key"]) == ({"x": [1]}, "k")
+    assert found[1]["wait"] == pytest.approx(90, abs=0.01)
+    assert found[2]["execute_after"].year == 2040
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "no JSON"),
+        ("[]", "an object is expected"),
+        ('{"payloads": 1}', "'payloads' is none of"),
+        ('{"priority": "high"}', "priority"),
+        ('{"execute_after": "tomorrow"}', "tomorrow"),
+        ('{"execute_after": "2040-01-01T00:00"}', "time zone"),
+        ('{"headers": 3}', "headers"),
+        ('{"dedupe_key": "a\\u0000"}', "dedupe_key"),
+        (b"\xff", "UTF-8"),
+    ],
+)
+def test_a_malformed_line(
+    invoke: Invoke, installed_dsn: str, line: str | bytes, reason: str
+) -> None:
+    data = line.encode() if isinstance(line, str) else line
+    result = invoke(
+        *("enqueue", "mail", "--jsonl", "--dsn", installed_dsn),
+        stdin=b'{"payload": "a"}\n\n' + data + b'\n{"payload": "b"}\n',
+    )
+    assert (result.code, result.out) == (1, "")
+    assert result.error.startswith("Error: line 3: ")
+    assert reason in result.error
+    assert "the lines 1 to 2 were enqueued" in result.error
+    assert [row["payload"] for row in rows(installed_dsn)] == [b"a"]
+
+
+def test_batches(invoke: Invoke, installed_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "BATCH_JOBS", 10)
+    at = ("--dsn", installed_dsn)
+    text = "".join(f'{{"dedupe_key": "{number}"}}\n' for number in range(35))
+    assert invoke("enqueue", "mail", "--jsonl", *at, stdin=text).out == "enqueued 35 jobs\n"
+    assert [row["dedupe_key"] for row in rows(installed_dsn)] == list(map(str, range(35)))
+
+    more = "".join(f'{{"dedupe_key": "{number}"}}\n' for number in range(60, 20, -1))
+    result = invoke("enqueue", "mail", "--jsonl", *at, stdin=more)
+    assert result.code == 1
+    assert "the lines 21 to 30 is taken" in result.error
+    assert "the lines 1 to 20 were enqueued" in result.error
+    assert len(rows(installed_dsn)) == 55
+    result = invoke("enqueue", "mail", "--jsonl", "--on-conflict", "skip", *at, stdin=more)
+    assert (result.code, result.out) == (0, "enqueued 6 jobs, skipped 34\n")
+    assert len(rows(installed_dsn)) == 61
+
+
+def test_nothing(invoke: Invoke, installed_dsn: str) -> None:
+    result = invoke("enqueue", "mail", "--stdin", "--dsn", installed_dsn, stdin="")
+    assert (result.code, result.out) == (0, "enqueued 0 jobs\n")
+
+
+@pytest.mark.parametrize(
+    "args", [("--payload", "x"), ("--dedupe-key", "k"), ("--payload-file", "f")]
+)
+def test_what_is_for_one_job_only(invoke: Invoke, tmp_path: Path, args: tuple[str, ...]) -> None:
+    (tmp_path / "f").touch()
+    result = invoke("enqueue", "mail", "--stdin", *args, stdin="a\n")
+    assert (result.code, result.out) == (2, "")
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
+def test_a_terminal_gets_a_progress_bar(installed_dsn: str, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("a\nb\n")
+    line = f"{sys.executable} -m pgq_trio enqueue mail --stdin --dsn '{installed_dsn}' < in > out"
+    done = subprocess.run(["script", "-qec", line, "/dev/null"], capture_output=True, check=True)
+    assert b"enqueued" in done.stdout
+    assert b"2/?" in done.stdout
+    assert (tmp_path / "out").read_text() == "enqueued 2 jobs\n"
+
+
+def test_ctrl_c_while_it_waits_for_a_line(command: Command, installed_dsn: str) -> None:
+    writer = command.start("enqueue", "mail", "--stdin", "--dsn", installed_dsn, "--debug")
+    with psycopg.connect(installed_dsn, autocommit=True) as connection:
+        until_connected(connection)
+    writer.signal(signal.SIGINT)
+    result = writer.end()
+    assert (result.code, result.out, result.err) == (130, "", "")
+
+
+def until_connected(connection: psycopg.Connection[Any]) -> None:
+    """Wait until somebody else has a session in this database."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        ).fetchone()
+        if row is not None and row[0] > 1:
+            return
+        time.sleep(0.01)
+    raise AssertionError("nobody connected")

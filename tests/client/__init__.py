@@ -1,0 +1,1 @@
+"""Tests of asking for work and waiting for it."""

@@ -1,0 +1,1 @@
+"""Real PgQueuer and this package on one queue."""

@@ -1,0 +1,1 @@
+"""Tests of the housekeeping: the service, the history on PostgreSQL, what keeps track of it."""
