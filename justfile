@@ -10,12 +10,13 @@ _default:
 demo *args:
     pgq-trio demo {{ args }}
 
-# All tests, on trio and asyncio, in memory and on every PostgreSQL that is here
+# All tests, on trio and asyncio, in memory and on every PostgreSQL that is here; most of them wait
+# for a server or a process, so that four at a time keep two cores busy
 test *args:
-    pytest -q -n 2 --dist loadgroup {{ args }}
+    pytest -q -n 4 --dist loadgroup {{ args }}
 
 # Everything CI looks at beside the tests
-check: lint types floors coverage wheel
+check: lint types floors coverage mutants wheel
 
 # Format the code
 fmt:
@@ -41,7 +42,7 @@ floors:
 # Lines and branches that tests reach; one event loop and one server tell as much as all of them
 coverage:
     coverage erase
-    coverage run -m pytest -q -n 2 -k "not asyncio and not postgresql-system"
+    coverage run -m pytest -q -n 4 -k "not asyncio and not postgresql-system"
     coverage combine -q
     coverage report --fail-under=93
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.servers import (
     Binaries,
+    FindServer,
     MakeDsn,
     OwnServer,
     PostgresServer,
@@ -21,6 +22,9 @@ from tests.servers import (
 OWN_BINARIES = [pytest.param(found, id=found.name) for found in available_binaries()]
 TEST_DSN = os.environ.get("PGQ_TEST_DSN")
 SHARED_SERVERS = [pytest.param(TEST_DSN, id="PGQ_TEST_DSN")] if TEST_DSN else OWN_BINARIES
+#: For the rooms above the stores: what releases of PostgreSQL do differently, the tests of stores,
+#: schema and connections see, which run on every server that is here.
+NEWEST_SERVER = SHARED_SERVERS[:1]
 
 
 @pytest.fixture(scope="module", params=["trio", "asyncio"])
@@ -30,15 +34,27 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return backend
 
 
+@pytest.fixture(scope="session")
+def find_server() -> Iterator[FindServer]:
+    """Return the server of a parameter, without making the tests in memory wait for it."""
+    with ExitStack() as stack:
+        found: dict[object, PostgresServer] = {}
+
+        def find(param: Binaries | str) -> PostgresServer:
+            if param not in found:
+                if isinstance(param, Binaries):
+                    found[param] = stack.enter_context(open_own_server(param))
+                else:
+                    found[param] = stack.enter_context(foreign_server(param))
+            return found[param]
+
+        yield find
+
+
 @pytest.fixture(scope="session", params=SHARED_SERVERS)
-def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+def postgres_server(request: pytest.FixtureRequest, find_server: FindServer) -> PostgresServer:
     """The server that tests share; take `own_server` to stop or restart one."""
-    if isinstance(request.param, Binaries):
-        with open_own_server(request.param) as server:
-            yield server
-    else:
-        with foreign_server(request.param) as foreign:
-            yield foreign
+    return find_server(request.param)
 
 
 @pytest.fixture(params=OWN_BINARIES)

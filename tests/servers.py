@@ -295,6 +295,10 @@ def own_server(binaries: Binaries) -> Iterator[OwnServer]:
         server.close()
 
 
+#: Returns the server that a parameter of a fixture stands for, started when first asked for.
+FindServer = Callable[[Binaries | str], PostgresServer]
+
+
 @contextmanager
 def foreign_server(conninfo: str) -> Iterator[PostgresServer]:
     """Somebody else's server (`PGQ_TEST_DSN`): tests make databases on it and drop them."""

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Command, Invoke, invoke_in_process
+from tests.conftest import NEWEST_SERVER
+from tests.servers import FindServer, PostgresServer
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +40,9 @@ def command() -> Iterator[Command]:
         yield starter
     finally:
         starter.close()
+
+
+@pytest.fixture(scope="session", params=NEWEST_SERVER)
+def postgres_server(request: pytest.FixtureRequest, find_server: FindServer) -> PostgresServer:
+    """One server: what differs between servers is seen by the suites of the stores."""
+    return find_server(request.param)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pgq_trio.client import watching
-from tests.worker.places import bound, database, find_server, place
+from tests.conftest import NEWEST_SERVER
+from tests.servers import FindServer, PostgresServer
+from tests.worker.places import bound, database, place
 
-__all__ = ["database", "find_server", "place"]
+__all__ = ["database", "place"]
 
 
 @pytest.fixture
@@ -20,3 +22,9 @@ def no_early_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     """Bound each async test."""
     bound(pyfuncitem)
+
+
+@pytest.fixture(scope="session", params=NEWEST_SERVER)
+def postgres_server(request: pytest.FixtureRequest, find_server: FindServer) -> PostgresServer:
+    """One server: what differs between servers is seen by the suites of the stores."""
+    return find_server(request.param)

@@ -47,14 +47,6 @@ from tests.client.sync_targets import (
     program,
 )
 from tests.client.transactions import named_as, payloads_in, serving
-from tests.conftest import SHARED_SERVERS
-
-
-@pytest.fixture(scope="session", params=SHARED_SERVERS[:1])
-def postgres_server(request: pytest.FixtureRequest) -> Any:
-    """One server: what differs between servers is seen by the suites of the stores."""
-    find_server = request.getfixturevalue("find_server")
-    return find_server(request.param)
 
 
 @pytest.fixture(params=TRANSACTIONS)

@@ -31,21 +31,10 @@ from pgq_trio.postgres import connect, open_pool
 from pgq_trio.settings import Settings
 from pgq_trio.store import batches
 from tests.client.transactions import named_as, payloads_in, serving
-from tests.conftest import SHARED_SERVERS
 from tests.postgres.steps import Moment, cancel_everywhere
 from tests.store.asyncpg_world import asyncpg_connection, asyncpg_pool, connect_args
 
-# What differs between servers is seen by the suites of the stores.
-pytestmark = pytest.mark.usefixtures("postgres_server")
-
 KINDS = ["ours", "ours in autocommit", "psycopg", "asyncpg", "asyncpg of a pool"]
-
-
-@pytest.fixture(scope="session", params=SHARED_SERVERS[:1])
-def postgres_server(request: pytest.FixtureRequest) -> Any:
-    """One server: see above."""
-    find_server = request.getfixturevalue("find_server")
-    return find_server(request.param)
 
 
 @dataclass(frozen=True, slots=True)

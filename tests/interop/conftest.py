@@ -11,13 +11,13 @@ from pgqueuer.domain.settings import DBSettings
 
 from pgq_trio import PsycopgDriver, Queries
 from pgq_trio.postgres import open_pool
-from tests.conftest import SHARED_SERVERS
+from tests.conftest import NEWEST_SERVER
 from tests.interop.peer import open_peer
 from tests.interop.sides import Ours, Pair, Theirs
-from tests.servers import PostgresServer
-from tests.worker.places import FindServer, bound, find_server
+from tests.servers import FindServer, PostgresServer
+from tests.worker.places import bound
 
-__all__ = ["find_server"]
+__all__ = []
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -79,7 +79,7 @@ def _we_send_nothing_they_cannot_read(caplog: pytest.LogCaptureFixture) -> Itera
     assert not [record for record in caplog.records if record.levelno >= logging.CRITICAL]
 
 
-@pytest.fixture(scope="session", params=SHARED_SERVERS[:1])
+@pytest.fixture(scope="session", params=NEWEST_SERVER)
 def postgres_server(request: pytest.FixtureRequest, find_server: FindServer) -> PostgresServer:
     """The newest PostgreSQL: the rooms of store and schema see to it that all others do as well."""
     return find_server(request.param)

@@ -38,10 +38,10 @@ from pgq_trio import (
 )
 from pgq_trio.executors import EntrypointExecutorParameters
 from tests.resources.tools import RARE, Barrier, make_due
-from tests.worker.places import database, find_server
+from tests.worker.places import database
 from tests.worker.tools import Place
 
-__all__ = ["database", "find_server"]
+__all__ = ["database"]
 
 Kind = Literal["async", "get_context", "sync", "executor", "schedule", "sync schedule"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.worker.places import bound, database, find_server, place
+from tests.worker.places import bound, database, place
 
-__all__ = ["database", "find_server", "place"]
+__all__ = ["database", "place"]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -11,7 +11,7 @@ from pgq_trio.abc import ScheduleStore
 from pgq_trio.db import InMemoryDriver, PsycopgDriver
 from pgq_trio.postgres import open_pool
 from pgq_trio.settings import Settings
-from tests.conftest import SHARED_SERVERS
+from tests.conftest import NEWEST_SERVER
 from tests.servers import Binaries, PostgresServer, foreign_server, own_server
 
 #: Returns the server that a parameter stands for, started when first asked for.
@@ -33,7 +33,7 @@ def find_server() -> Iterator[FindServer]:
         yield find
 
 
-@pytest.fixture(params=["memory", *SHARED_SERVERS])
+@pytest.fixture(params=["memory", *NEWEST_SERVER])
 async def store(
     request: pytest.FixtureRequest, find_server: FindServer, install_sql: list[str]
 ) -> AsyncGenerator[ScheduleStore, None]:

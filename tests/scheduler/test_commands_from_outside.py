@@ -13,7 +13,7 @@ from pgq_trio import PgQueuer, Queries, Schedule
 from pgq_trio.db import InMemoryDriver, PsycopgDriver
 from pgq_trio.models import ScheduleContext
 from pgq_trio.postgres import connect
-from tests.conftest import SHARED_SERVERS
+from tests.conftest import NEWEST_SERVER
 from tests.scheduler.conftest import FindServer
 
 RARE = "0 0 29 2 *"
@@ -23,7 +23,7 @@ PATIENCE = 20.0
 PROMPT = 3.0
 
 
-@pytest.fixture(params=["memory", *SHARED_SERVERS])
+@pytest.fixture(params=["memory", *NEWEST_SERVER])
 async def application(
     request: pytest.FixtureRequest, find_server: FindServer, install_sql: list[str]
 ) -> AsyncGenerator[tuple[PgQueuer, Queries], None]:

@@ -21,7 +21,7 @@ from pgq_trio.models import Job
 from pgq_trio.postgres import connect
 from pgq_trio.settings import Settings
 from pgq_trio.types import OnConflict
-from tests.conftest import SHARED_SERVERS
+from tests.conftest import NEWEST_SERVER
 from tests.servers import PostgresServer
 from tests.store.conftest import TRUNCATE
 from tests.store.postgres_world import passing_on
@@ -210,7 +210,7 @@ def database(postgres_server: PostgresServer, install_sql: list[str]) -> Iterato
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-@pytest.mark.parametrize("postgres_server", SHARED_SERVERS[:1], indirect=True, scope="session")
+@pytest.mark.parametrize("postgres_server", NEWEST_SERVER, indirect=True, scope="session")
 def test_the_stores_agree(database: str, backend: str) -> None:
     @settings(
         max_examples=EXAMPLES,

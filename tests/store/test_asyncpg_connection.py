@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.conftest import SHARED_SERVERS
+from tests.conftest import NEWEST_SERVER
 from tests.store.asyncpg_world import asyncpg_connection_world
 from tests.store.suite import *  # noqa: F403 - the tests themselves
 from tests.store.test_postgres_connection import odd, odd_database, odd_dsn
@@ -16,7 +16,7 @@ __all__ = ["odd_database", "odd_dsn"]
 
 # What differs between servers is seen by the suite on a pool.
 pytestmark = pytest.mark.parametrize(
-    "postgres_server", SHARED_SERVERS[:1], indirect=True, scope="session"
+    "postgres_server", NEWEST_SERVER, indirect=True, scope="session"
 )
 
 

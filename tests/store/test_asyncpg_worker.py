@@ -10,13 +10,13 @@ import pytest
 from pgq_trio import AsyncpgDriver, AsyncpgPoolDriver, Job, PgQueuer, RetryRequested
 from pgq_trio.abc import Driver
 from pgq_trio.model.events import JobEnded
-from tests.conftest import SHARED_SERVERS
+from tests.conftest import NEWEST_SERVER
 from tests.servers import PostgresServer
 from tests.store.asyncpg_world import asyncpg_connection, asyncpg_pool
 from tests.worker.tools import Notes, Watcher, in_table, running, statuses
 
 pytestmark = pytest.mark.parametrize(
-    "postgres_server", SHARED_SERVERS[:1], indirect=True, scope="session"
+    "postgres_server", NEWEST_SERVER, indirect=True, scope="session"
 )
 
 #: The whole of a test, in seconds.

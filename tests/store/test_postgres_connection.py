@@ -9,7 +9,7 @@ import pytest
 
 from pgq_trio.schema import install_statements
 from pgq_trio.settings import Settings
-from tests.conftest import SHARED_SERVERS
+from tests.conftest import NEWEST_SERVER
 from tests.servers import PostgresServer
 from tests.store.postgres_world import connection_world
 from tests.store.suite import *  # noqa: F403 - the tests themselves
@@ -17,7 +17,7 @@ from tests.store.world import World
 
 # What differs between servers is seen by the suite on a pool.
 pytestmark = pytest.mark.parametrize(
-    "postgres_server", SHARED_SERVERS[:1], indirect=True, scope="session"
+    "postgres_server", NEWEST_SERVER, indirect=True, scope="session"
 )
 
 SCHEMA = 'My "Schema"; DROP TABLE x; -- it\'s'

@@ -1,28 +1,24 @@
-"""Fixtures of rooms whose tests run a worker: in memory, and on every PostgreSQL there is."""
+"""Fixtures of rooms whose tests run a worker: in memory, and on PostgreSQL."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import anyio
 import pytest
 
 from pgq_trio.db import InMemoryDriver
-from tests.conftest import SHARED_SERVERS
-from tests.servers import Binaries, PostgresServer, foreign_server, own_server
+from tests.conftest import NEWEST_SERVER
+from tests.servers import FindServer
 from tests.worker.tools import Place
 
-__all__ = ["bounded", "database", "find_server", "place"]
+__all__ = ["bounded", "database", "place"]
 
 #: Seconds after which a test has failed, whatever it waits for.
 BOUND = 40.0
-
-#: Returns the server that a parameter stands for, started when first asked for.
-FindServer = Callable[["Binaries | str"], PostgresServer]
 
 
 def bounded(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Any]:
@@ -42,22 +38,7 @@ def bound(item: pytest.Function) -> None:
         item.obj = bounded(item.obj)
 
 
-@pytest.fixture(scope="session")
-def find_server() -> Iterator[FindServer]:
-    """As `postgres_server`, but without making the tests in memory wait for it or repeat."""
-    with ExitStack() as stack:
-        found: dict[object, PostgresServer] = {}
-
-        def find(param: Binaries | str) -> PostgresServer:
-            if param not in found:
-                opened = own_server(param) if isinstance(param, Binaries) else foreign_server(param)
-                found[param] = stack.enter_context(opened)
-            return found[param]
-
-        yield find
-
-
-@pytest.fixture(params=["memory", *SHARED_SERVERS])
+@pytest.fixture(params=["memory", *NEWEST_SERVER])
 def place(
     request: pytest.FixtureRequest, find_server: FindServer, install_sql: list[str]
 ) -> Iterator[Place]:
@@ -69,7 +50,7 @@ def place(
         yield Place(dsn)
 
 
-@pytest.fixture(params=SHARED_SERVERS)
+@pytest.fixture(params=NEWEST_SERVER)
 def database(
     request: pytest.FixtureRequest, find_server: FindServer, install_sql: list[str]
 ) -> Iterator[Place]:
