@@ -12,7 +12,9 @@ import math
 import selectors
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from itertools import count
 from typing import Any, TypeVarTuple, Unpack
+from weakref import WeakKeyDictionary
 
 from pgq_trio.testing.decisions import Decisions
 from pgq_trio.testing.simulation import Deadlock, Simulation
@@ -36,13 +38,21 @@ async def _named(simulation: Simulation[Any], scenario: Callable[[], Any]) -> No
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Holds steps of tasks back and runs them one by one, in the order that is decided."""
+    """Holds steps of tasks back and runs them one by one, in the order that is decided.
+
+    They stand in the order in which they came; those that came between the same two steps in the
+    order in which their tasks were started: a cancelled scope, for one, takes its tasks from a set,
+    in another order in each process, and a schedule is to mean the same in all of them.
+    """
 
     def __init__(self, simulation: Simulation[Any]) -> None:
         self._simulation = simulation
         self._decisions: Decisions[asyncio.Task[Any]] = simulation.decisions
         self._held: list[_Step] = []
         self._is_pumping = False
+        self._batch = 0
+        self._numbers: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
+        self._started = count()
         self._selector_ = _JumpingSelector(self._on_stuck)
         super().__init__(self._selector_)
 
@@ -59,7 +69,10 @@ class _Loop(asyncio.SelectorEventLoop):
         if not isinstance(task, asyncio.Task):
             return super().call_soon(callback, *args, context=context)
         known: asyncio.Task[Any] = task  # pyright: ignore[reportUnknownVariableType]
-        step = _Step(known, callback, args, self, context or copy_context())
+        if known not in self._numbers:
+            self._numbers[known] = next(self._started)
+        place = self._batch, self._numbers[known]
+        step = _Step(known, place, callback, args, self, context or copy_context())
         self._held.append(step)
         self._pump()
         return step
@@ -74,6 +87,8 @@ class _Loop(asyncio.SelectorEventLoop):
         self._held = [step for step in self._held if not step.cancelled()]
         if not self._held:
             return
+        self._held.sort(key=lambda step: step.place)
+        self._batch += 1
         task = self._decisions.choose([step.task for step in self._held])
         step = next(step for step in self._held if step.task is task)
         self._held.remove(step)
@@ -100,6 +115,7 @@ class _Step(asyncio.Handle):
     def __init__(
         self,
         task: asyncio.Task[Any],
+        place: tuple[int, int],
         callback: Callable[..., object],
         args: tuple[Any, ...],
         loop: asyncio.AbstractEventLoop,
@@ -107,9 +123,10 @@ class _Step(asyncio.Handle):
     ) -> None:
         super().__init__(callback, args, loop, context)
         self.task = task
+        self.place = place
         self._make = (callback, args, context)
 
-    __slots__ = ("_make", "task")
+    __slots__ = ("_make", "place", "task")
 
     def run(self) -> None:
         """Make the step, in the task's own context."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 
-from pgq_trio.testing.decisions import shortened
 from pgq_trio.testing.simulation import Fault
 
 __all__ = ["faults", "headers", "interleavings", "jobs", "payloads", "schedules"]
@@ -15,21 +15,37 @@ __all__ = ["faults", "headers", "interleavings", "jobs", "payloads", "schedules"
 JobArguments: TypeAlias = dict[str, Any]
 
 
-def interleavings(tasks: int = 2, *, decisions: int = 40) -> st.SearchStrategy[tuple[int, ...]]:
+def interleavings(
+    tasks: int = 2, *, decisions: int = 40, preemptions: int = 8
+) -> st.SearchStrategy[tuple[int, ...]]:
     """Draw schedules for `simulate`, which shrink towards fewer and earlier preemptions.
 
     Args:
         tasks: how many tasks can run at once, about; a number that is too low leaves out
             schedules, one that is too high costs nothing but examples.
-        decisions: how many decisions are drawn at most; after them the policy goes on.
+        decisions: among the first so many decisions preemptions are drawn.
+        preemptions: how many there are at most; most faults need one or two.
 
     Raises:
-        ValueError: fewer than two tasks, or no decision.
+        ValueError: fewer than two tasks, no decision or no preemption.
     """
-    if tasks < 2 or decisions < 1:
-        raise ValueError(f"two tasks and one decision at least, got {tasks} and {decisions}")
-    pick = st.integers(0, tasks - 1)
-    return st.lists(pick, max_size=decisions).map(shortened)
+    if tasks < 2 or decisions < 1 or preemptions < 1:
+        raise ValueError(
+            "two tasks, one decision and one preemption at least, got "
+            f"{tasks}, {decisions} and {preemptions}"
+        )
+    return _schedules_with(tasks, decisions, preemptions)
+
+
+@st.composite
+def _schedules_with(
+    draw: st.DrawFn, tasks: int, decisions: int, preemptions: int
+) -> tuple[int, ...]:
+    # Places and picks, not a list of picks: that would be drawn short and shrink by its length.
+    preemption = st.tuples(st.integers(0, decisions - 1), st.integers(1, tasks - 1))
+    drawn = draw(st.lists(preemption, max_size=preemptions, unique_by=operator.itemgetter(0)))
+    picks = dict(drawn)
+    return tuple(picks.get(place, 0) for place in range(max(picks, default=-1) + 1))
 
 
 def faults(*, steps: int = 60, count: int = 1) -> st.SearchStrategy[list[Fault]]:

@@ -1,12 +1,16 @@
 """Runs the Python blocks of one page: `python -m tests.docs.run_page PAGE`.
 
-It prints the names of the functions that nothing called. Each page has a process of its own, so
-that it finds what a reader's program finds: the main thread, no event loop, no threads.
+It prints the names of the functions that nothing called. Async functions whose names begin with
+`test_` are run by pytest after the blocks, with the fixtures of the package's plugin.
+
+Each page has a process of its own, so that it finds what a reader's program finds: the main
+thread, no event loop, no threads.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import linecache
 import re
 import sys
@@ -14,6 +18,8 @@ import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 BLOCK = re.compile(
     r"^(?P<indent> *)```python *\n(?P<code>.*?)^(?P=indent)``` *$", re.MULTILINE | re.DOTALL
@@ -54,6 +60,36 @@ class Calls:
             self.lines.add(frame.f_code.co_firstlineno)
 
 
+#: How pytest finds the tests of a page, on both event loops.
+TEST_FILE = """
+import pytest
+
+from {module} import {tests}
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def anyio_backend(request):
+    return request.param
+"""
+
+
+def run_tests(module: types.ModuleType) -> None:
+    """Run the async tests of a page, if there are any, with what they print shown."""
+    tests = [
+        name
+        for name, value in vars(module).items()
+        if name.startswith("test_") and inspect.iscoroutinefunction(value)
+    ]
+    if not tests:
+        return
+    file = Path(f"test_{module.__name__}.py")
+    file.write_text(TEST_FILE.format(module=module.__name__, tests=", ".join(tests)))
+    options = "-q -s --assert=plain -W error -o anyio_mode=auto -p no:cacheprovider"
+    code = pytest.main([*options.split(), "-p", "pgq_trio.testing.plugin", str(file)])
+    if code != pytest.ExitCode.OK:
+        raise SystemExit(f"pytest ended with {code!r}")
+
+
 def run_page(page: Path) -> list[str]:
     """Run the blocks of a page; return the names of functions that nothing called."""
     name = f"page_{page.stem.replace('-', '_')}"
@@ -68,6 +104,7 @@ def run_page(page: Path) -> list[str]:
     sys.setprofile(calls)
     try:
         exec(compile(tree, str(page), "exec"), module.__dict__)  # noqa: S102
+        run_tests(module)
     finally:
         sys.setprofile(None)
     return [function for line, function in functions(tree) if line not in calls.lines]

@@ -4,7 +4,11 @@ The convention, for who writes a page: each block fenced as `python` is run, tho
 order and in one namespace, as if they were one module. A page runs what it defines: either in the
 block itself or in a later one, with `anyio.run(main)` or `trio.run(main)`. A function that nothing
 on its page calls fails the test, since nobody would notice when it breaks. Warnings are errors.
+Async functions whose names begin with `test_` are run by pytest, with the fixtures of our plugin.
 What is not to be run is fenced as something else, such as `text` or `pycon`.
+
+What is fenced as `output` has to be printed by the page, in this order; `...` in it stands for
+anything, as in doctest.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from tests.docs.run_page import BLOCK
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
+OUTPUT = re.compile(r"^```output *\n(?P<text>.*?)^``` *$", re.MULTILINE | re.DOTALL)
+
 #: Seconds that the blocks of one page may take.
 BOUND = 60
 
@@ -36,7 +42,8 @@ def uncalled(page: Path, cwd: Path) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.docs.run_page", str(page)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # With CI set, Hypothesis draws the same examples each time: pages show what it finds.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CI": "true"},
         capture_output=True,
         text=True,
         timeout=BOUND,
@@ -44,8 +51,23 @@ def uncalled(page: Path, cwd: Path) -> list[str]:
     )
     if done.returncode != 0:
         pytest.fail(f"{page} does not run:\n{done.stdout}\n{done.stderr}", pytrace=False)
+    if (claimed := unprinted(page, done.stdout)) is not None:
+        pytest.fail(f"{page} does not print:\n{claimed}\nbut:\n{done.stdout}", pytrace=False)
     last = done.stdout.splitlines()[-1]
     return last.removeprefix("not called:").split()
+
+
+def unprinted(page: Path, printed: str) -> str | None:
+    """The first of a page's outputs that it did not print after the ones before it."""
+    end = 0
+    for block in OUTPUT.finditer(page.read_text(encoding="utf-8")):
+        wanted = "(?:.|\n)*?".join(map(re.escape, block["text"].split("...")))
+        # pytest's dots stand in front of what a test prints first.
+        found = re.compile(f"^[.]*{wanted}", re.MULTILINE).search(printed, end)
+        if found is None:
+            return block["text"]
+        end = found.end()
+    return None
 
 
 @pytest.mark.parametrize(
@@ -95,6 +117,16 @@ def test_blocks_share_a_namespace_and_nothing_else_is_run(tmp_path: Path) -> Non
     assert uncalled(page, tmp_path) == []
 
 
+def test_async_tests_of_a_page_are_run(tmp_path: Path) -> None:
+    page = tmp_path / "tests.md"
+    text = "```python\nasync def test_it(pgq, run_jobs):\n    assert {} == {}\n```\n"
+    page.write_text(text.format("await pgq.queries.queue_size()", "[]"))
+    assert uncalled(page, tmp_path) == []
+    page.write_text(text.format("await pgq.queries.queue_size()", "[1]"))
+    with pytest.raises(pytest.fail.Exception, match=r"tests\.md does not run:"):
+        uncalled(page, tmp_path)
+
+
 def test_a_function_that_nothing_calls_is_named(tmp_path: Path) -> None:
     page = tmp_path / "forgotten.md"
     page.write_text(
@@ -103,3 +135,27 @@ def test_a_function_that_nothing_calls_is_named(tmp_path: Path) -> None:
         "used()\nthread = threading.Thread(target=also_used)\nthread.start()\nthread.join()\n```\n"
     )
     assert uncalled(page, tmp_path) == ["main"]
+
+
+@pytest.mark.parametrize(
+    ("output", "is_printed"),
+    [
+        ("one\ntwo\n", True),
+        ("o...wo\n", True),
+        ("one\n```\n\n```output\ntwo\n", True),
+        ("two\n```\n\n```output\none\n", False),
+        ("ne\n", False),
+        ("o.e\n", False),
+    ],
+)
+def test_what_a_page_says_it_prints_it_prints(
+    tmp_path: Path, output: str, is_printed: bool
+) -> None:
+    page = tmp_path / "prints.md"
+    code = "print('one')\nprint('two')\nprint('three')"
+    page.write_text(f"```python\n{code}\n```\n\n```output\n{output.rstrip()}\n```\n")
+    if is_printed:
+        assert uncalled(page, tmp_path) == []
+        return
+    with pytest.raises(pytest.fail.Exception, match=r"prints\.md does not print:"):
+        uncalled(page, tmp_path)

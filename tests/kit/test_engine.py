@@ -155,6 +155,24 @@ def test_hypothesis_finds_and_shrinks_a_lost_update(backend: Backend) -> None:
     assert find(interleavings(), loses) == (0, 1)
 
 
+@backends
+def test_tasks_that_a_scope_cancels_go_in_the_order_of_their_starts(backend: Backend) -> None:
+    # AnyIO takes them from a set, so that without this the same schedule would be another run in
+    # the next process.
+    names = [f"task {number:02}" for number in range(20)]
+
+    async def scenario() -> None:
+        async with anyio.create_task_group() as tasks:
+            for name in names:
+                tasks.start_soon(anyio.sleep_forever, name=name)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+
+    simulation = simulate(scenario, backend=backend)
+    simulation.check()
+    assert [name for name in simulation.trace if name != "main"] == names * 2
+
+
 class TestCancelEverywhere:
     @pytest.mark.parametrize("moment", ["before", "in flight"])
     @backends
