@@ -14,7 +14,7 @@ from pgq_trio.client.queries import Queries
 from pgq_trio.concurrency.elsewhere import open_own_group, run_in
 from pgq_trio.concurrency.shutdown import Shutdown
 from pgq_trio.engine import Engine
-from pgq_trio.errors import PgqError, UnknownJob
+from pgq_trio.errors import PgqError, RegistrationError, UnknownJob
 from pgq_trio.models import Context, Health, ResourceMapping
 from pgq_trio.scheduler.registry import ScheduleRegistry
 from pgq_trio.settings import Settings
@@ -120,6 +120,18 @@ class Core:
     def is_running(self) -> bool:
         """Whether a run is going."""
         return self._engine is not None
+
+    def check_registration(self) -> None:
+        """Refuse to register while a run is going, which would not serve it.
+
+        Raises:
+            RegistrationError: a run is going.
+        """
+        if self.is_running:
+            raise RegistrationError(
+                "register before run(): the run that is going serves what was registered when it "
+                "began"
+            )
 
     def _begin(self, *, entrypoints: bool = True, schedules: bool = True) -> Engine:
         if self.closed:

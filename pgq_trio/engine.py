@@ -4,6 +4,7 @@ in reverse. It wires rooms together and knows neither decorators nor targets.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -31,6 +32,11 @@ from pgq_trio.types import JobId, QueueExecutionMode
 from pgq_trio.worker.options import RunOptions
 from pgq_trio.worker.worker import CHANNELS, Worker
 
+logger: logging.Logger = logging.getLogger("pgq_trio.engine")
+
+#: Anybody may flood the channel; the log must not be flooded with it.
+_WORTH_A_LINE = frozenset(10**exponent for exponent in range(19))
+
 
 @dataclass(slots=True, kw_only=True)
 class Engine:
@@ -50,6 +56,7 @@ class Engine:
     worker: Worker | None = field(default=None, init=False)
     scheduler: Scheduler | None = field(default=None, init=False)
     _problems: dict[str, str] | None = field(default=None, init=False)
+    _ignored: int = field(default=0, init=False)
 
     async def run(self, options: RunOptions, ready: Callable[[], None]) -> None:
         """Run until stopped or drained; `ready` is called once it claims.
@@ -156,8 +163,8 @@ class Engine:
 
     def _on_notification(self, event: NotifiedEvent) -> None:
         if isinstance(event, Ignored):
-            if event.problem is not None and self.emit is not None:
-                self.emit(NotificationIgnored(event.problem))
+            if event.problem is not None:
+                self._ignore(event.problem)
         elif (
             isinstance(event, TableChanged) and event.table == self.backend.settings.schedules_table
         ):
@@ -165,6 +172,14 @@ class Engine:
                 self.scheduler.notify()
         elif self.worker is not None:
             self.worker.take(event)
+
+    def _ignore(self, problem: str) -> None:
+        """Count a notification that is none of ours; the 1st, 10th, 100th… is worth a line."""
+        self._ignored += 1
+        if self._ignored in _WORTH_A_LINE:
+            logger.warning("ignored %s notifications so far, the last: %s", self._ignored, problem)
+        if self.emit is not None:
+            self.emit(NotificationIgnored(problem))
 
     def _on_scheduler_event(self, event: Event) -> None:
         if isinstance(event, HealthChanged):
@@ -175,10 +190,15 @@ class Engine:
     def _on_problem(self, part: str, problem: str | None) -> None:
         if self._problems is None or self._problems.get(part) == problem:
             return
+        was_well = not self._problems
         if problem is None:
             del self._problems[part]
+            if not self._problems:
+                logger.info("the database is there again")
         else:
             self._problems[part] = problem
+            if was_well:
+                logger.warning("degraded, running jobs go on: %s: %s", part, problem)
         if self.emit is not None:
             self.emit(HealthChanged(part, problem))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import cast
 
 __all__ = [
     "BackendNotSupported",
@@ -50,10 +51,14 @@ class RetryRequested(PgqError):  # noqa: N818 - PgQueuer's name for it
         reason: a human-readable explanation, kept in the log row of the retry.
 
     Raises:
+        TypeError: the delay is neither a `timedelta` nor a number.
         ValueError: the delay is negative or not a number.
     """
 
     def __init__(self, delay: timedelta | float = timedelta(0), reason: str | None = None) -> None:
+        given = cast("object", delay)
+        if not isinstance(given, timedelta | int | float) or isinstance(given, bool):
+            raise TypeError(f"delay is a timedelta or seconds, got {given!r}")
         try:
             self.delay: timedelta = (
                 delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
@@ -62,6 +67,8 @@ class RetryRequested(PgqError):  # noqa: N818 - PgQueuer's name for it
             raise ValueError(
                 f"the delay of a retry is longer than any calendar: {delay!r}"
             ) from exc
+        except ValueError as exc:
+            raise ValueError(f"the delay of a retry is no number of seconds: {delay!r}") from exc
         if self.delay < timedelta(0):
             raise ValueError(f"the delay of a retry must not be negative, got {self.delay}")
         self.reason = reason
@@ -71,16 +78,28 @@ class RetryRequested(PgqError):  # noqa: N818 - PgQueuer's name for it
 class DuplicateJobError(PgqError):
     """You get it from `enqueue` when a job with the same dedupe key is queued or running.
 
-    `dedupe_key` holds the keys of the refused call; nothing of that call was written.
+    Also when a batch holds a key twice. `dedupe_key` holds all keys of the refused call, of which
+    the message names a few; nothing of that call was written.
     """
 
     def __init__(self, dedupe_key: Sequence[str | None]) -> None:
         self.dedupe_key: list[str | None] = list(dedupe_key)
-        keys = ", ".join(repr(key) for key in self.dedupe_key if key is not None)
+        keys = [key for key in self.dedupe_key if key is not None]
+        what = f"a job with the dedupe key {_named(keys)} is already queued or running"
+        if len(keys) > 1:
+            which = "one of the dedupe keys" if len(set(keys)) > 1 else "the dedupe key"
+            what = f"{which} {_named(keys)} is taken, or given twice"
         super().__init__(
-            f"a job with the dedupe key {keys} is already queued or running; nothing was enqueued. "
-            "Pass on_conflict='skip' to leave such jobs out."
+            f"{what}; nothing was enqueued. Pass on_conflict='skip' to leave such jobs out."
         )
+
+
+def _named(keys: Sequence[str]) -> str:
+    """Name the first few of the keys, each at no great length, and count the rest."""
+    distinct = list(dict.fromkeys(keys))
+    shown = [repr(key if len(key) <= 100 else f"{key[:100]}...") for key in distinct[:5]]
+    more = len(distinct) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 class JobTimeout(PgqError):  # noqa: N818
@@ -150,10 +169,13 @@ class StoreError(PgqError):
 
 
 class ConnectionLost(StoreError):  # noqa: N818
-    """The connection to PostgreSQL broke or could not be made; the statement may be repeated."""
+    """The connection to PostgreSQL broke or could not be made; the statement may be repeated.
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(f"the connection to PostgreSQL is lost: {detail}", retryable=True)
+    Not `retryable` where nobody can make it again: the driver has no other than a closed one.
+    """
+
+    def __init__(self, detail: str, *, retryable: bool = True) -> None:
+        super().__init__(f"the connection to PostgreSQL is lost: {detail}", retryable=retryable)
 
 
 class ListenerLost(PgqError):  # noqa: N818

@@ -112,8 +112,9 @@ class RegistersEntrypoints(Manager):
                 `on_failure` says. Retries are bounded by `retry`.
 
         Raises:
-            RegistrationError: an argument cannot work, or the name is taken.
+            RegistrationError: an argument cannot work, the name is taken, or a run is going.
         """
+        self._core.check_registration()
         self._core.entrypoints.check_name(name)
 
         def register(handler: Handler) -> Handler:
@@ -136,8 +137,9 @@ class RegistersEntrypoints(Manager):
         """Register a whole executor for jobs of this name.
 
         Raises:
-            RegistrationError: the name is taken, or this is no executor.
+            RegistrationError: the name is taken, this is no executor, or a run is going.
         """
+        self._core.check_registration()
         self._core.entrypoints.add_executor(name, executor)
 
     def get_context(self, job_id: JobId) -> Context:
@@ -179,8 +181,10 @@ class RegistersSchedules(Manager):
             clean_old: delete this name's rows with other expressions at the start.
 
         Raises:
-            RegistrationError: an argument cannot work, or the pair is registered already.
+            RegistrationError: an argument cannot work, the pair is registered already, or a run is
+                going.
         """
+        self._core.check_registration()
 
         def register(handler: ScheduleHandler) -> ScheduleHandler:
             self._core.schedules.add(

@@ -48,11 +48,15 @@ class Claimed:
         lost_runs: of each rescued job among them, how many runs in a row have ended without an
             outcome, because their worker died or fell silent; at least 1. A release, a retry and
             a requeue begin the count anew. Clearing the log may, too.
+        next_later: as `next_due`, of the jobs that are not due yet, so never negative: when to look
+            while what is due is not to be had. Entrypoints that have no free slot left are left
+            out, as are all with a limit when as many of their jobs as may be were claimed.
     """
 
     jobs: list[Job]
     next_due: float | None
     lost_runs: Mapping[JobId, int] = field(default_factory=dict[JobId, int])
+    next_later: float | None = None
 
 
 class JobStore(Protocol):

@@ -138,7 +138,9 @@ def _clearing(name: str, what: str, doc: str, change: _Change) -> click.Command:
 clear: click.Command = _clearing(
     "clear",
     "jobs",
-    "Delete jobs from the queue; those that run are cancelled.",
+    "Delete jobs from the queue, also those that run. A worker sees at its next heartbeat (after a "
+    "third of heartbeat_timeout at most) that the row of its job is gone, and cancels the handler "
+    "only then. `cancel` tells it at once.",
     Queries.clear_queue,
 )
 clear_log: click.Command = _clearing(

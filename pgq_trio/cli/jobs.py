@@ -9,8 +9,17 @@ from typing import BinaryIO, Literal, cast, get_args
 
 import click
 
-from pgq_trio.cli.bulk import Reader, Row, enqueue_batches, object_of, payload_of, standard_input
+from pgq_trio.cli.bulk import (
+    LONGEST_LINE,
+    Account,
+    Reader,
+    Row,
+    enqueue_batches,
+    object_of,
+    payload_of,
+)
 from pgq_trio.cli.database import ask
+from pgq_trio.cli.lines import Lines, standard_input
 from pgq_trio.cli.output import echo_json, json_option
 from pgq_trio.cli.place import Place, place_options
 from pgq_trio.cli.program import Failure
@@ -68,8 +77,9 @@ def enqueue(
 
     With --jsonl an object may have payload (a text is taken as it is, other values as JSON),
     priority, execute_after (seconds, or a time as for --at), dedupe_key and headers; the options
-    stand in for what it lacks. Many jobs are written in batches. The first malformed line ends
-    it: all lines before are enqueued then, and none from there on.
+    stand in for what it lacks. Many jobs are written in batches, and no line waits for others for
+    longer than a second. The first malformed line ends it: all lines before are enqueued then, and
+    none from there on. Interrupted, it says up to which line it came.
     """
     data = _payload(payload, payload_file)
     after = _execute_after(delay, at)
@@ -116,12 +126,20 @@ def _enqueue_many(
     on_conflict: OnConflict,
 ) -> None:
     parse = payload_of if source == "lines" else object_of
-    reader = Reader(standard_input(), entrypoint, parse, common)
+    reader = Reader(Lines(standard_input(), LONGEST_LINE), entrypoint, parse, common)
+    account = Account()
 
-    async def question(queries: Queries) -> list[JobId | None]:
-        return await enqueue_batches(queries, reader, entrypoint, on_conflict)
+    async def question(queries: Queries) -> None:
+        await enqueue_batches(queries, reader, entrypoint, on_conflict, account)
 
-    ids = ask(place, question)
+    ids = account.ids
+    try:
+        ask(place, question)
+    except click.exceptions.Exit:  # a signal
+        click.echo(f"Interrupted: {account.text()}", err=True)
+        if as_json:
+            echo_json({"ids": ids})
+        raise
     skipped = ids.count(None)
     if as_json:
         echo_json({"ids": ids})

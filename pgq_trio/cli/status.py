@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import anyio
 import click
 
-from pgq_trio.cli.database import ask
+from pgq_trio.cli.database import ask, open_session, with_dsn
+from pgq_trio.cli.outages import through_outages
 from pgq_trio.cli.output import console, echo_json, json_option, local_time, printable, table
 from pgq_trio.cli.place import Place, place_options
 from pgq_trio.cli.schedules import state_of
 from pgq_trio.client.queries import Queries
+from pgq_trio.db import PsycopgDriver
 from pgq_trio.errors import SchemaMissing
 from pgq_trio.models import Log, QueueStatistics, Schedule
+from pgq_trio.settings import Settings
 
 #: Among so many of the newest log rows exceptions are looked for.
 LOOK_BACK = 1000
@@ -25,10 +28,10 @@ class Status:
     """The queue at one moment; log rows are the newest first."""
 
     problems: list[str]
-    queue: list[QueueStatistics]
-    schedules: list[Schedule]
-    log: list[Log]
-    exceptions: list[Log]
+    queue: list[QueueStatistics] = field(default_factory=list[QueueStatistics])
+    schedules: list[Schedule] = field(default_factory=list[Schedule])
+    log: list[Log] = field(default_factory=list[Log])
+    exceptions: list[Log] = field(default_factory=list[Log])
 
 
 @click.command()
@@ -44,24 +47,44 @@ class Status:
     help="Look again and again, with so long between two looks, until interrupted.",
 )
 def status(place: Place, as_json: bool, rows: int, watch: float | None) -> None:
-    """Show the queue, the schedules and the last rows of the log."""
+    """Show the queue, the schedules and the last rows of the log.
+
+    Without tables it exits with 1, and with --json prints a document all the same. With --watch it
+    goes on when the server comes back after a restart.
+    """
     if as_json and watch is not None:
         raise click.UsageError("--json prints one document, so it cannot --watch")
+    if watch is not None:
+        _watch(place, rows, watch)
+        return
 
     async def question(queries: Queries) -> Status:
-        found = await look(queries, rows)
-        while watch is not None:
-            console().clear()  # of a terminal only
-            show(found)
-            await anyio.sleep(watch)
-            found = await look(queries, rows)
-        return found
+        if as_json and await queries.backend.schema.missing():
+            echo_json(as_data(Status(problems=await queries.verify())))
+        return await look(queries, rows)
 
     found = ask(place, question)
     if as_json:
         echo_json(as_data(found))
     else:
         show(found)
+
+
+def _watch(place: Place, rows: int, pause: float) -> None:
+    async def on_dsn(dsn: str, settings: Settings) -> None:
+        async def session(serves: Callable[[], None]) -> None:
+            async with open_session(dsn) as connection:
+                queries = Queries(PsycopgDriver(connection), settings=settings)
+                while True:
+                    found = await look(queries, rows)
+                    serves()
+                    console().clear()  # of a terminal only
+                    show(found)
+                    await anyio.sleep(pause)
+
+        await through_outages(session)
+
+    with_dsn(place, on_dsn)
 
 
 async def look(queries: Queries, rows: int) -> Status:

@@ -46,10 +46,14 @@ def durability(place: Place, durability: Durability, yes: bool, as_json: bool) -
 @click.command()
 @place_options
 @rollback_option
-def autovac(place: Place, rollback: bool) -> None:
+@json_option
+def autovac(place: Place, rollback: bool, as_json: bool) -> None:
     """Have autovacuum come as often as a queue needs it; `sql autovac` shows what is set."""
     if rollback:
         ask(place, Queries.optimize_autovacuum_rollback)
     else:
         ask(place, Queries.optimize_autovacuum)
+    if as_json:
+        echo_json({"autovacuum": "defaults" if rollback else "tuned"})
+        return
     click.echo("back to the defaults" if rollback else "tuned")

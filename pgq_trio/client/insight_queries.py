@@ -192,14 +192,14 @@ class InsightQueries(QueriesBase):
         Args:
             limit: at most so many rows.
             offset: how many to leave out before them.
-            statuses: only jobs in these states; None or empty: in any.
-            entrypoints: only jobs of these; None or empty: of all.
+            statuses: only jobs in these states; None: in any. An empty list: no job.
+            entrypoints: only jobs of these; None: of all. An empty list: no job.
         """
         return await self.backend.insights.browse(
             limit=_count(limit, "limit"),
             offset=_count(offset, "offset"),
-            statuses=_statuses(statuses) or None,
-            entrypoints=_names(entrypoints) or None,
+            statuses=_statuses(statuses),
+            entrypoints=_names(entrypoints),
         )
 
     async def queue_job_by_id(self, id: JobId) -> Job | None:  # noqa: A002 - PgQueuer's name

@@ -17,7 +17,20 @@ from pgq_trio.model.enqueue import ExecuteAfter, Headers, new_jobs
 from pgq_trio.models import Job, Log, QueueStatistics
 from pgq_trio.types import JobId, JobStatus, OnConflict, SortOrder
 
-__all__ = ["JobQueries"]
+__all__ = ["JobQueries", "checked_conflict"]
+
+
+def checked_conflict(on_conflict: OnConflict) -> OnConflict:
+    """Return what is to be done where a dedupe key is taken.
+
+    Raises:
+        ValueError: nobody knows how.
+    """
+    if on_conflict not in ("raise", "skip", "update_priority"):
+        raise ValueError(
+            f"on_conflict is 'raise', 'skip' or 'update_priority', got {on_conflict!r}"
+        )
+    return on_conflict
 
 
 class JobQueries(QueriesBase):
@@ -81,11 +94,7 @@ class JobQueries(QueriesBase):
             ConnectionLost: whether it was written is unknown.
         """
         jobs = new_jobs(entrypoint, payload, priority, execute_after, dedupe_key, headers)
-        if on_conflict not in ("raise", "skip", "update_priority"):
-            raise ValueError(
-                f"on_conflict is 'raise', 'skip' or 'update_priority', got {on_conflict!r}"
-            )
-        return await self.backend.jobs.enqueue(jobs, on_conflict=on_conflict)
+        return await self.backend.jobs.enqueue(jobs, on_conflict=checked_conflict(on_conflict))
 
     async def mark_job_as_cancelled(self, ids: JobId | Collection[JobId]) -> set[JobId]:
         """Cancel jobs: queued ones are gone, running ones get their scope cancelled.
@@ -154,7 +163,8 @@ class JobQueries(QueriesBase):
     async def clear_queue(self, entrypoint: Names = None) -> int:
         """Delete the jobs of these entrypoints; None: of all. An empty list deletes nothing.
 
-        Running ones lose their lease and are cancelled. Returns how many jobs went.
+        The rows of running ones go too: their workers see that at the next heartbeat (after a third
+        of `heartbeat_timeout` at most) and cancel the handlers. Returns how many jobs went.
 
         Raises:
             TypeError, ValueError: something that is no name; nothing was changed.

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TypeAlias, cast
 
 from pgq_trio.client.base import QueriesBase
+from pgq_trio.model.asked import checked_ids
 from pgq_trio.model.enqueue import checked_text
 from pgq_trio.models import Schedule
 
@@ -14,8 +15,6 @@ __all__ = ["ScheduleQueries"]
 #: One id or several; no ids are nothing.
 _Ids: TypeAlias = int | Collection[int]
 _Names: TypeAlias = str | Collection[str]
-
-_INT8 = range(-(2**63), 2**63)
 
 
 class ScheduleQueries(QueriesBase):
@@ -36,7 +35,9 @@ class ScheduleQueries(QueriesBase):
         One that runs is cancelled by its worker's next heartbeat. A worker that has one
         registered puts it back when it starts.
         """
-        return await self.backend.schedules.delete(ids=_ids(ids), entrypoints=_names(entrypoints))
+        return await self.backend.schedules.delete(
+            ids=checked_ids(ids, "schedule"), entrypoints=_names(entrypoints)
+        )
 
     async def clear_schedule(self) -> int:
         """Delete all schedules. Returns how many went."""
@@ -50,14 +51,18 @@ class ScheduleQueries(QueriesBase):
 
         Returns the ids of the schedules found, paused ones among them.
         """
-        return await self.backend.schedules.pause(ids=_ids(ids), entrypoints=_names(entrypoints))
+        return await self.backend.schedules.pause(
+            ids=checked_ids(ids, "schedule"), entrypoints=_names(entrypoints)
+        )
 
     async def resume_schedule(self, ids: _Ids = (), entrypoints: _Names = ()) -> set[int]:
         """Have paused schedules fire again; what was missed is up to their misfire policies.
 
         Returns the ids of the schedules that were paused.
         """
-        return await self.backend.schedules.resume(ids=_ids(ids), entrypoints=_names(entrypoints))
+        return await self.backend.schedules.resume(
+            ids=checked_ids(ids, "schedule"), entrypoints=_names(entrypoints)
+        )
 
     async def trigger_schedule(self, ids: _Ids = (), entrypoints: _Names = ()) -> set[int]:
         """Fire schedules now, once, by any scheduler of the fleet, whatever their misfire policies.
@@ -68,29 +73,9 @@ class ScheduleQueries(QueriesBase):
 
         Returns the ids of the schedules that fire.
         """
-        return await self.backend.schedules.trigger(ids=_ids(ids), entrypoints=_names(entrypoints))
-
-
-def _ids(value: object) -> list[int]:
-    """Return ids as a list.
-
-    Raises:
-        TypeError: neither an integer nor a collection of integers.
-        ValueError: an integer that no row can have.
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return [_id(value)]
-    if isinstance(value, str | bytes) or not isinstance(value, Collection):
-        raise TypeError(f"ids is an id or a collection of ids, got {value!r}")
-    return [_id(item) for item in cast("Collection[object]", value)]
-
-
-def _id(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"the id of a schedule is an int, got {value!r}")
-    if value not in _INT8:
-        raise ValueError(f"{value} is no id of a schedule: it does not fit into 64 bits")
-    return value
+        return await self.backend.schedules.trigger(
+            ids=checked_ids(ids, "schedule"), entrypoints=_names(entrypoints)
+        )
 
 
 def _names(value: object) -> list[str]:

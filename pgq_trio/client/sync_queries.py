@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 from pgq_trio.abc import Backend, Driver
 from pgq_trio.abc.drivers import SyncDriver
 from pgq_trio.client.base import Names
+from pgq_trio.client.job_queries import checked_conflict
 from pgq_trio.client.queries import Queries
 from pgq_trio.model.enqueue import ExecuteAfter, Headers, new_jobs
 from pgq_trio.models import Job, Log, QueueStatistics
@@ -99,6 +100,7 @@ class SyncQueries:
         if not isinstance(entrypoint, str) and len(entrypoint) == 0:
             # The store would let the event loop run: there is none.
             new_jobs(entrypoint, payload, priority, execute_after, dedupe_key, headers)
+            checked_conflict(on_conflict)
             return []
         return _result_of(
             self._queries.enqueue(

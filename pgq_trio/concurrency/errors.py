@@ -44,3 +44,29 @@ def is_only(exc: BaseException, original: BaseException | None) -> bool:
 def combined(message: str, errors: list[Exception]) -> Exception:
     """Return the error itself if it is alone, else a group of all."""
     return errors[0] if len(errors) == 1 else ExceptionGroup(message, errors)
+
+
+def as_failure(exc: BaseException, cancelled: type[BaseException]) -> Exception | None:
+    """Return the failure that an exception of a user's function is, though it is no `Exception`.
+
+    `sys.exit()` in a handler is meant for a program of its own; here it ends one job. What comes
+    from outside of the function is none: a cancellation, and Ctrl-C, which Python may raise
+    anywhere. None for these, and for groups with one of them.
+
+    Args:
+        exc: what was raised.
+        cancelled: the class of the event loop's cancellation.
+    """
+    if isinstance(exc, Exception):
+        return exc
+    kind = type(exc).__name__
+    outside = (cancelled, KeyboardInterrupt)
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        if group.subgroup(outside) is not None:
+            return None
+    elif isinstance(exc, outside):
+        return None
+    failure = RuntimeError(f"the handler raised {kind}, see its cause")
+    failure.__cause__ = exc
+    return failure

@@ -1,6 +1,7 @@
 """Calling a handler, on the event loop or in a worker thread; knows no job.
 
-What a handler returns is ignored, except for a coroutine that nobody awaited.
+What a handler returns is ignored, except for a coroutine that nobody awaited. `sys.exit()` in a
+handler is meant for a program of its own: it is a failure of the job, and ends nothing else.
 """
 
 from __future__ import annotations
@@ -13,10 +14,21 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from pgq_trio.concurrency.errors import as_failure
 from pgq_trio.model.handlers import describe
 
 
 async def call_here(func: Callable[..., object], *args: object) -> None:
+    try:
+        await _call_here(func, *args)
+    except (SystemExit, BaseExceptionGroup) as exc:
+        failure = as_failure(exc, anyio.get_cancelled_exc_class())
+        if failure is None or isinstance(exc, Exception):
+            raise
+        raise failure from exc
+
+
+async def _call_here(func: Callable[..., object], *args: object) -> None:
     result = func(*args)
     if inspect.isawaitable(result):
         result = await result
@@ -38,7 +50,13 @@ async def call_in_thread(
 
 
 def call_sync(func: Callable[..., object], *args: object) -> None:
-    result = func(*args)
+    try:
+        result = func(*args)
+    except (SystemExit, GeneratorExit, KeyboardInterrupt) as exc:
+        # All of them the handler's own: Ctrl-C is raised in the main thread only.
+        raise RuntimeError(
+            f"the handler {describe(func)} raised {type(exc).__name__}: {exc}"
+        ) from exc
     if result is None or not inspect.isawaitable(result):
         return
     kind = "a coroutine" if inspect.iscoroutine(result) else f"an awaitable {type(result).__name__}"

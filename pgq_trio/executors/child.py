@@ -24,6 +24,9 @@ _WATCH = 1.0
 
 _is_prepared = threading.Event()
 
+#: Copies of the standard descriptors while a handler runs.
+_kept: list[int] = []
+
 
 class Reply(NamedTuple):
     """An error of a handler: pickled, None where that cannot be, and in words."""
@@ -49,6 +52,8 @@ def prepare() -> None:
     # decides what becomes of running jobs. No SIG_IGN, which a handler's own children would keep.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_it_to_the_program)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_let_go_of_streams)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
@@ -84,17 +89,33 @@ def run(handler: bytes, job: bytes) -> Reply | None:
 @contextmanager
 def _streams_out_of_reach() -> Generator[None]:
     """Point the standard descriptors to nowhere: programs that a handler starts inherit them."""
-    kept = [os.dup(number) for number in range(3)]
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    _kept.extend(os.dup(number) for number in range(3))
     try:
-        for number in range(3):
-            os.dup2(nowhere, number)
+        _point_to_nowhere()
         yield
     finally:
-        for number, copy in enumerate(kept):
+        for number, copy in enumerate(_kept):
             os.dup2(copy, number)
             os.close(copy)
-        os.close(nowhere)
+        _kept.clear()
+
+
+def _let_go_of_streams() -> None:
+    """Keep nothing of the program's in a process that a handler has forked.
+
+    The program notices the death of this process by the end of its streams, which come to no end
+    while somebody has a copy. Where the fork returns from the handler, it finds no more work.
+    """
+    while _kept:
+        os.close(_kept.pop())
+    _point_to_nowhere()
+
+
+def _point_to_nowhere() -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def _reply(error: Exception, trace: str) -> Reply:

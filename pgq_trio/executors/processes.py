@@ -30,11 +30,13 @@ from pgq_trio.model.handlers import (
 )
 from pgq_trio.models import Context, Job
 
-#: Seconds for a new process to import the program's modules and answer. Out of reach of
-#: cancellation until then, since AnyIO loses a process whose start is cancelled.
+#: Seconds for a new process to import the program's modules, and for an idle one, to answer; one
+#: that does not is killed. Out of reach of cancellation until then, since AnyIO loses a process
+#: whose start is cancelled.
 START_LIMIT = 30.0
 
-#: Starts are repeated so often: a Ctrl-C in the terminal may hit a process that is just starting.
+#: So many are tried: a Ctrl-C in the terminal may hit a process that is just starting, and an idle
+#: one may have been stopped.
 STARTS = 2
 
 _start_lock: anyio.lowlevel.RunVar[anyio.Lock] = anyio.lowlevel.RunVar("pgq_trio process start")
@@ -139,20 +141,14 @@ class ProcessExecutor(AbstractEntrypointExecutor):
         return limiter
 
 
-class _ReleasesAtStart:
+class _Unlimited:
     """Stands where AnyIO takes a limiter, right before it takes a process from the pool.
 
-    The limiter is held already. The lock keeps others from taking the process that has just been
-    started; no checkpoint lies between the end of `__aenter__` and the taking.
+    The limiter is held already, and a checkpoint here would let others take the process that has
+    just been made ready.
     """
 
-    def __init__(self, lock: anyio.Lock) -> None:
-        self._lock = lock
-        self.has_released = False
-
-    async def __aenter__(self) -> None:
-        self.has_released = True
-        self._lock.release()
+    async def __aenter__(self) -> None: ...
 
     async def __aexit__(
         self,
@@ -165,38 +161,35 @@ class _ReleasesAtStart:
 async def _run(
     call: tuple[bytes, bytes], *, name: str, on_ready: Callable[[], None]
 ) -> child.Reply | None:
-    lock = _start_lock.get(None)
-    if lock is None:
-        lock = anyio.Lock()
-        _start_lock.set(lock)
-    await lock.acquire()
-    start = _ReleasesAtStart(lock)
+    await _have_process(name)
+    on_ready()
     try:
-        await _have_process(name)
-        on_ready()
         return await anyio.to_process.run_sync(
-            child.run, *call, cancellable=True, limiter=cast("anyio.CapacityLimiter", start)
+            child.run, *call, cancellable=True, limiter=cast("anyio.CapacityLimiter", _Unlimited())
         )
     except anyio.BrokenWorkerProcess as exc:
         raise WorkerProcessDied(
             f"the worker process that ran the handler {name} died: it was killed (out of memory?), "
             "or the handler ended it"
         ) from exc
-    finally:
-        if not start.has_released:
-            lock.release()
 
 
 async def _have_process(name: str) -> None:
-    """Have a process idle in the pool that is ready to run a handler."""
+    """Have a process idle in the pool that is ready to run a handler.
+
+    Whoever calls this has it to themselves until their next checkpoint: there is none between
+    AnyIO's putting it into the pool and the return.
+    """
     problem: BaseException | None = None
     for _ in range(STARTS):
         try:
-            with anyio.move_on_after(START_LIMIT, shield=True):
-                await anyio.to_process.run_sync(
-                    child.prepare, limiter=anyio.CapacityLimiter(math.inf)
-                )
-                return
+            async with _one_at_a_time():
+                with anyio.move_on_after(START_LIMIT, shield=True):
+                    # Cancellable, or AnyIO would wait for an answer for ever, the limit or not.
+                    await anyio.to_process.run_sync(
+                        child.prepare, cancellable=True, limiter=anyio.CapacityLimiter(math.inf)
+                    )
+                    return
         except anyio.BrokenWorkerProcess as exc:
             problem = exc.__cause__ or exc
     raise WorkerProcessDied(
@@ -204,3 +197,15 @@ async def _have_process(name: str) -> None:
         + (f"no answer within {START_LIMIT:g} s" if problem is None else repr(problem))
         + '. It imports the main module: what runs there belongs under `if __name__ == "__main__":`'
     ) from problem
+
+
+def _one_at_a_time() -> anyio.Lock:
+    """Return the lock under which processes start: many at once would take each other's time.
+
+    The pool may have as many as the machine has CPUs, of which a container gets few.
+    """
+    lock = _start_lock.get(None)
+    if lock is None:
+        lock = anyio.Lock()
+        _start_lock.set(lock)
+    return lock

@@ -11,8 +11,9 @@ import anyio
 from anyio.abc import TaskStatus
 
 from pgq_trio.abc import InsightStore
+from pgq_trio.answers import answer_to
 from pgq_trio.concurrency.backoff import Backoff
-from pgq_trio.errors import ConnectionLost, StoreError
+from pgq_trio.errors import StoreError
 from pgq_trio.model.retention import Retention
 
 __all__ = ["INTERVAL", "Maintenance"]
@@ -108,7 +109,5 @@ class Maintenance:
             logger.info("deleted %d log rows that were kept for long enough", deleted)
 
 
-async def _answer(what: str, statement: Awaitable[T]) -> T:
-    with anyio.move_on_after(_ANSWER_LIMIT):
-        return await statement
-    raise ConnectionLost(f"{what} of the maintenance got no answer within {_ANSWER_LIMIT:g} s")
+def _answer(what: str, statement: Awaitable[T]) -> Awaitable[T]:
+    return answer_to(f"{what} of the maintenance", statement, limit=_ANSWER_LIMIT)

@@ -11,21 +11,21 @@ from pgq_trio.types import JobId, SortOrder
 _INT8 = range(-(2**63), 2**63)
 
 
-def checked_id(value: object) -> JobId:
-    """Return the id of a job.
+def checked_id(value: object, of: str = "job") -> JobId:
+    """Return the id of a job, or of what `of` names.
 
     Raises:
         TypeError: it is no int.
         ValueError: it does not fit into PostgreSQL's bigint.
     """
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"the id of a job is an int, got {value!r}")
+        raise TypeError(f"the id of a {of} is an int, got {value!r}")
     if value not in _INT8:
-        raise ValueError(f"{value} is no id of a job: it does not fit into 64 bits")
+        raise ValueError(f"{value} is no id of a {of}: it does not fit into 64 bits")
     return value
 
 
-def checked_ids(value: object) -> list[JobId]:
+def checked_ids(value: object, of: str = "job") -> list[JobId]:
     """Return one id or several as a list, in their order.
 
     Raises:
@@ -33,8 +33,8 @@ def checked_ids(value: object) -> list[JobId]:
         ValueError: an id that does not fit into PostgreSQL's bigint.
     """
     if isinstance(value, int):
-        return [checked_id(value)]
-    return [checked_id(item) for item in _items(value, "ids are an int or a list of ints")]
+        return [checked_id(value, of)]
+    return [checked_id(item, of) for item in _items(value, "ids are an int or a list of ints")]
 
 
 def checked_names(value: object) -> list[str] | None:

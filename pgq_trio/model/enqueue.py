@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, cast
@@ -71,11 +71,11 @@ def new_jobs(
     """
     entrypoints = _entrypoints(entrypoint)
     count = len(entrypoints)
-    payloads = _column("payload", payload, count, bytes, bytearray, memoryview)
-    priorities = _column("priority", priority, count, int)
-    afters = _column("execute_after", execute_after, count, timedelta, int, float, datetime)
-    keys = _column("dedupe_key", dedupe_key, count, str)
-    heads = _column("headers", headers, count, Mapping)
+    payloads = _column("payload", payload, count, _payload, bytes, bytearray, memoryview)
+    priorities = _column("priority", priority, count, _priority, int)
+    afters = _column("execute_after", execute_after, count, _when, timedelta, int, float, datetime)
+    keys = _column("dedupe_key", dedupe_key, count, _key, str)
+    heads = _column("headers", headers, count, _headers, Mapping)
     return [
         _new_job(*row)
         for row in zip(entrypoints, payloads, priorities, afters, keys, heads, strict=True)
@@ -92,11 +92,14 @@ def _entrypoints(value: object) -> list[object]:
     return list(cast("Sequence[object]", value))
 
 
-def _column(name: str, value: object, count: int, *scalars: type) -> list[object]:
+def _column(
+    name: str, value: object, count: int, check: Callable[[object], object], *scalars: type
+) -> list[object]:
     if value is None or isinstance(value, scalars):
         return [value] * count
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise TypeError(f"{name} has the wrong type: {type(value).__name__}")
+        check(value)  # the words for one value are those for an entry of a list
+        return [value] * count
     column = list(cast("Sequence[object]", value))
     if len(column) != count:
         raise ValueError(
@@ -123,7 +126,7 @@ def _new_job(
         priority=_priority(priority),
         delay=delay,
         execute_at=execute_at,
-        dedupe_key=None if dedupe_key is None else checked_name("dedupe_key", dedupe_key),
+        dedupe_key=None if dedupe_key is None else _key(dedupe_key),
         headers=None if headers is None else _headers(headers),
     )
 
@@ -184,6 +187,10 @@ def _payload(value: object) -> bytes | None:
     return bytes(cast("bytes", value))
 
 
+def _key(value: object) -> str:
+    return checked_name("dedupe_key", value)
+
+
 def _priority(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"priority is an int, got {value!r}")
@@ -238,7 +245,7 @@ def _point_in_time(value: datetime) -> datetime:
 
 def _headers(value: object) -> str:
     if not isinstance(value, Mapping):
-        raise TypeError(f"headers is a mapping, got {type(value).__name__}")
+        raise TypeError(f"headers is a mapping such as a dict, or None, got {type(value).__name__}")
     _check_headers(cast("object", value), 0)
     try:
         text = json.dumps(value, allow_nan=False, default=_plain)

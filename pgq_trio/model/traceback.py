@@ -7,7 +7,7 @@ import re
 import traceback as tb
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Self, cast
 
 from pgq_trio.types import JobId
@@ -15,6 +15,8 @@ from pgq_trio.types import JobId
 #: A traceback longer than this many characters is cut in the middle: a recursion error with a
 #: megabyte of frames must not make the log unreadable.
 MAX_TEXT = 64_000
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -57,6 +59,34 @@ def _format(exc: BaseException) -> str:
         return f"{type(exc).__name__}: {_text_of(exc)}\n(the traceback could not be formatted)"
 
 
+def _as_id(value: object, default: JobId) -> JobId:
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            return default
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def _as_time(value: object, default: datetime) -> datetime:
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else default
+        return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    except ValueError:
+        return default
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return f"<a {type(value).__name__} that cannot be shown>"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracebackRecord:
     """Why an attempt did not succeed; the fields are PgQueuer's."""
@@ -91,16 +121,32 @@ class TracebackRecord:
         )
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Self:
-        """Read a record back from a log row, PgQueuer's or ours."""
-        context = value.get("additional_context")
+    def from_json(
+        cls, value: object, *, job_id: JobId = 0, timestamp: datetime = _LONG_AGO
+    ) -> Self:
+        """Read a record back from a log row, PgQueuer's or ours; never raises.
+
+        Anybody who writes SQL may have logged something else: what fits a field is kept, and what
+        is no record at all becomes the text of the traceback.
+
+        Args:
+            value: the decoded JSON.
+            job_id: for a record that names none.
+            timestamp: for a record that has none.
+        """
+        if not isinstance(value, Mapping):
+            value = {"traceback": value}
+        fields = cast("Mapping[str, object]", value)
+        context = fields.get("additional_context")
         return cls(
-            job_id=int(str(value["job_id"])),
-            timestamp=datetime.fromisoformat(str(value["timestamp"])),
-            exception_type=str(value["exception_type"]),
-            exception_message=str(value["exception_message"]),
-            traceback=str(value["traceback"]),
-            additional_context=dict(cast("Mapping[str, object]", context)) if context else None,
+            job_id=_as_id(fields.get("job_id"), job_id),
+            timestamp=_as_time(fields.get("timestamp"), timestamp),
+            exception_type=_as_text(fields.get("exception_type")),
+            exception_message=_as_text(fields.get("exception_message")),
+            traceback=_as_text(fields.get("traceback")),
+            additional_context=dict(cast("Mapping[str, object]", context))
+            if context and isinstance(context, Mapping)
+            else None,
         )
 
     def to_json(self) -> str:

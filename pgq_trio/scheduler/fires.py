@@ -11,16 +11,14 @@ from typing import cast
 import anyio
 
 from pgq_trio.abc import ScheduleStore
-from pgq_trio.errors import ConnectionLost, PgqError
+from pgq_trio.answers import answer_to
+from pgq_trio.errors import PgqError
 from pgq_trio.model.events import Event, ScheduleEnded, ScheduleSkipped
 from pgq_trio.model.firing import Fire, Skip, passed_meanwhile
 from pgq_trio.models import ResourceMapping, Schedule, ScheduleContext
 from pgq_trio.scheduler.health import logger
 from pgq_trio.scheduler.leases import END_LIMIT, Lease, Leases
 from pgq_trio.scheduler.timetable import STALE_AFTER, Due
-
-#: A claim cannot be abandoned half way: the server may have committed it. Its shield ends here.
-_CLAIM_LIMIT = 10.0
 
 
 class Fires:
@@ -48,25 +46,25 @@ class Fires:
     async def claim(self, due: Due) -> Schedule | None:
         """Take one fire; None when another worker was first.
 
-        Shielded with a deadline, so that a cancellation cannot leave a row claimed by nobody.
+        Shielded with a deadline, so that a cancellation cannot leave a row claimed by nobody: the
+        server may have committed a claim that is abandoned half way.
 
         Raises:
             StoreError: the store refused, or gave no answer in time (`ConnectionLost`).
         """
-        with anyio.move_on_after(_CLAIM_LIMIT, shield=True):
-            return await self._store.claim(
-                due.row, next_run=due.decision.next_run, heartbeat_timeout=STALE_AFTER
-            )
-        raise ConnectionLost(f"the claim of a schedule got no answer within {_CLAIM_LIMIT:g} s")
+        claim = self._store.claim(
+            due.row, next_run=due.decision.next_run, heartbeat_timeout=STALE_AFTER
+        )
+        return await answer_to("the claim of a schedule", claim, shield=True)
 
-    async def run(self, due: Due, row: Schedule) -> Schedule | None:
-        """Do with a claimed row what was decided, and write its end.
+    async def run(self, due: Due, row: Schedule, *, sent: float) -> Schedule | None:
+        """Do with a row whose claim was sent then what was decided, and write its end.
 
         Returns the row as that left it, None if that is not known. Cancelled, the fire is queued
         again under a shield with a deadline, to be run elsewhere; so it is after any other
         exception that is no `Exception`, which is raised.
         """
-        with self._leases.hold(row) as lease:
+        with self._leases.hold(row, sent) as lease:
             if isinstance(due.decision, Skip):
                 logger.info(
                     "schedule %r: left out what was missed, next is %s",
@@ -102,18 +100,16 @@ class Fires:
             with anyio.move_on_after(END_LIMIT, shield=True):
                 await self._interrupted(lease, fire)
             raise
-        if lease.lost:
-            error = error or PgqError(
-                f"the lease on schedule {due.entry.name!r} was lost while it ran, "
-                "so it was cancelled"
-            )
+        expired = lease.may_be_over and (error is not None or lease.scope.cancelled_caught)
+        if lease.lost or expired:
+            error = error or PgqError(_why_cancelled(lease))
         self._report(lease.row, began, error)
         if lease.lost:
             await anyio.lowlevel.checkpoint()
             return None
-        if error is not None and anyio.current_effective_deadline() == -math.inf:
-            await self._interrupted(lease, fire)  # it answered the cancellation with an error
-            return None
+        if expired or (error is not None and _is_cancelled()):  # it answered that with an error
+            await self._interrupted(lease, fire)
+            return lease.ended
         return await self._finish(due, lease)
 
     async def _finish(self, due: Due, lease: Lease) -> Schedule | None:
@@ -143,6 +139,20 @@ class Fires:
             self._failures[row.entrypoint] += 1
             logger.error("schedule %r failed: %r", row.entrypoint, error, exc_info=error)
         self._emit(ScheduleEnded(row, anyio.current_time() - began, error))
+
+
+def _why_cancelled(lease: Lease) -> str:
+    name = lease.row.entrypoint
+    if lease.lost:
+        return f"the lease on schedule {name!r} was lost while it ran, so it was cancelled"
+    return (
+        f"no heartbeat of schedule {name!r} was answered for {STALE_AFTER:g} s, after which "
+        "another worker may run it, so it was cancelled"
+    )
+
+
+def _is_cancelled() -> bool:
+    return anyio.current_effective_deadline() == -math.inf
 
 
 def _apart(

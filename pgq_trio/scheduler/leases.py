@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from pgq_trio.abc import ScheduleStore
+from pgq_trio.answers import answer_to
 from pgq_trio.concurrency.backoff import Backoff
 from pgq_trio.concurrency.wakeup import Wakeup
 from pgq_trio.errors import StoreError
@@ -22,21 +23,48 @@ from pgq_trio.scheduler.timetable import STALE_AFTER
 #: Heartbeats in one lease: two may fail before the third comes too late.
 _BEATS = 3
 
+#: How long one may take to be answered, in seconds: there is time to send another one.
+_BEAT_LIMIT = STALE_AFTER / _BEATS / 2
+
 #: How long writing the end of a fire may hold up a cancellation, in seconds.
 END_LIMIT = 5.0
 
+#: How long one such statement may take, in seconds: a silence is noticed within that time.
+_FINISH_LIMIT = 4.0
+
 
 class Lease:
-    """One claimed row, from the claim until its end is written."""
+    """One claimed row, from the claim until its end is written.
+
+    The handler's scope has the end of the lease as its deadline: from then on somebody else may
+    run the fire. Heartbeats that are answered put it off.
+
+    Attributes:
+        lost: whether the store has said that the claim does not own the row any more.
+    """
 
     __slots__ = ("ended", "ending", "lost", "row", "scope")
 
-    def __init__(self, row: Schedule) -> None:
+    def __init__(self, row: Schedule, sent: float) -> None:
         self.row: Schedule = row
-        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.scope: anyio.CancelScope = anyio.CancelScope(deadline=sent + STALE_AFTER)
         self.lost: bool = False
         self.ending: bool = False
         self.ended: Schedule | None = None
+
+    def renew(self, sent: float) -> None:
+        """Note a heartbeat that succeeded, and when it was sent.
+
+        The store's now was not earlier, so the lease does not end earlier than this says. What
+        was cancelled stays so: the row is only kept until its handler has cleaned up.
+        """
+        if not self.may_be_over:
+            self.scope.deadline = sent + STALE_AFTER
+
+    @property
+    def may_be_over(self) -> bool:
+        """Whether it may have expired, for want of a heartbeat that was answered."""
+        return anyio.current_time() >= self.scope.deadline
 
 
 class Leases:
@@ -49,9 +77,14 @@ class Leases:
         self._added = Wakeup()
 
     @contextmanager
-    def hold(self, row: Schedule) -> Generator[Lease, None, None]:
-        """Keep the lease on a claimed row alive while the block runs."""
-        lease = Lease(row)
+    def hold(self, row: Schedule, sent: float) -> Generator[Lease, None, None]:
+        """Keep the lease on a claimed row alive while the block runs.
+
+        Args:
+            row: as the claim returned it.
+            sent: when the claim was sent, on the event loop's clock.
+        """
+        lease = Lease(row, sent)
         self._leases.append(lease)
         self._added.set()
         try:
@@ -81,11 +114,14 @@ class Leases:
             self._health.worked("heartbeat")
 
     async def _beat(self) -> None:
-        sent = list(self._leases)
-        owned = await self._store.heartbeat([lease.row for lease in sent])
+        sent, at = list(self._leases), anyio.current_time()
+        beat = self._store.heartbeat([lease.row for lease in sent])
+        owned = await answer_to("a heartbeat of schedules", beat, limit=_BEAT_LIMIT)
         for lease in sent:
+            if lease.row.id in owned:
+                lease.renew(at)
             # What is being written is judged by the write itself.
-            if lease.row.id not in owned and not lease.ending:
+            elif not lease.ending:
                 lease.lost = True
                 lease.scope.cancel("lease lost")
 
@@ -115,8 +151,9 @@ class Leases:
         backoff = Backoff()
         with anyio.move_on_after(END_LIMIT, shield=True):
             while True:
+                end = self._store.finish(lease.row, next_run=next_run, ran=ran)
                 try:
-                    lease.ended = await self._store.finish(lease.row, next_run=next_run, ran=ran)
+                    lease.ended = await answer_to("the end of a fire", end, limit=_FINISH_LIMIT)
                 except StoreError as exc:
                     self._health.failed("finish", exc)
                     await anyio.sleep(backoff.next())

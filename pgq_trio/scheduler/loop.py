@@ -15,6 +15,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from pgq_trio.abc import ScheduleStore
+from pgq_trio.answers import answer_to
 from pgq_trio.concurrency.backoff import Backoff
 from pgq_trio.concurrency.errors import raise_as_itself
 from pgq_trio.concurrency.services import open_service_group
@@ -35,6 +36,9 @@ IDLE_LOOK = 60.0
 #: Claims under way at once: enough to hide the round trips when many schedules share a minute,
 #: few enough to leave the pool's connections to the queue.
 _PARALLEL_CLAIMS = 4
+
+#: Names the statement in an error.
+_LOOK = "a look at the schedules"
 
 
 class Scheduler:
@@ -116,11 +120,12 @@ class Scheduler:
     async def _prepare(self) -> None:
         while len(self._timetable) and not self._stopped:
             try:
-                snapshot = await self._store.snapshot()
+                snapshot = await answer_to(_LOOK, self._store.snapshot())
                 if outdated := self._timetable.outdated(snapshot):
-                    await self._store.delete(ids=outdated)
+                    deletion = self._store.delete(ids=outdated)
+                    await answer_to("the deletion of old schedules", deletion)
                 if missing := self._timetable.missing(snapshot):
-                    await self._store.add(missing)
+                    await answer_to("the insertion of schedules", self._store.add(missing))
             except StoreError as exc:
                 self._failed("look", exc)
                 await self._wakeup.wait(self._not_before - anyio.current_time())
@@ -153,7 +158,7 @@ class Scheduler:
     async def _look(self, fires: TaskGroup) -> None:
         self._asked = False
         try:
-            snapshot = await self._store.snapshot()
+            snapshot = await answer_to(_LOOK, self._store.snapshot())
         except StoreError as exc:
             self._failed("look", exc)
             self._asked = True
@@ -172,6 +177,7 @@ class Scheduler:
     async def _fire(self, due: Due) -> None:
         try:
             async with self._claims:  # cancelled while waiting, nothing is claimed
+                sent = anyio.current_time()
                 row = None if self._stopped else await self._fires.claim(due)
         except StoreError as exc:
             self._failed("claim", exc)
@@ -181,9 +187,9 @@ class Scheduler:
             if row is None:
                 self._timetable.lost(due, self._now())
                 return
-            self._timetable.changed(due.entry, row)
-            if (ended := await self._fires.run(due, row)) is not None:
-                self._timetable.changed(due.entry, ended)
+            self._timetable.changed(due.entry, row, before=due.row)
+            if (ended := await self._fires.run(due, row, sent=sent)) is not None:
+                self._timetable.changed(due.entry, ended, before=row)
         finally:
             self._timetable.end(due.entry)
             self._wakeup.set()

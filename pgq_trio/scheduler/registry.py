@@ -124,7 +124,7 @@ class ScheduleRegistry:
         entry = ScheduleEntry(
             name=name,
             cron=cron,
-            executor=(executor_factory or ScheduleExecutor)(parameters),
+            executor=_executor(executor_factory, parameters),
             misfire=misfire,
             misfire_grace=_grace(misfire_grace),
             clean_old=clean_old,
@@ -146,6 +146,23 @@ def check_schedule_name(name: object) -> str:
             f"the name {name!r} holds a NUL byte or a lone surrogate, which PostgreSQL cannot store"
         )
     return name
+
+
+def _executor(
+    factory: ScheduleExecutorFactory | None, parameters: ScheduleExecutorParameters
+) -> AbstractScheduleExecutor:
+    if factory is not None and not callable(factory):  # pyright: ignore[reportUnnecessaryComparison]
+        raise RegistrationError(
+            "executor_factory is an executor class, or a function of ScheduleExecutorParameters "
+            f"that returns an AbstractScheduleExecutor; got {factory!r}"
+        )
+    executor = (factory or ScheduleExecutor)(parameters)
+    if not isinstance(executor, AbstractScheduleExecutor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RegistrationError(
+            "what an executor_factory returns derives from AbstractScheduleExecutor, "
+            f"got {executor!r}"
+        )
+    return executor
 
 
 def _grace(value: object) -> float | None:

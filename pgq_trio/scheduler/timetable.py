@@ -113,14 +113,24 @@ class Timetable:
         self._busy.add(due.entry.key)
 
     def lost(self, due: Due, now: datetime) -> None:
-        """Note that another worker was first: most likely it runs the same fire."""
-        self._rows[due.entry.key] = replace(
-            due.row, status="picked", heartbeat=now, next_run=due.decision.next_run
-        )
+        """Note that another worker was first: most likely it runs the same fire.
 
-    def changed(self, entry: ScheduleEntry, row: Schedule) -> None:
-        """Note what a claim, or the end of its run, made of a row."""
-        self._rows[entry.key] = _in_utc(row)
+        Unless a look has seen meanwhile what became of the row, such as a trigger.
+        """
+        if self._rows.get(due.entry.key) == due.row:
+            self._rows[due.entry.key] = replace(
+                due.row, status="picked", heartbeat=now, next_run=due.decision.next_run
+            )
+
+    def changed(self, entry: ScheduleEntry, row: Schedule, *, before: Schedule) -> None:
+        """Note what a claim, or the end of its run, made of a row.
+
+        Either sets `updated`: a look that has seen this one was later than the change, if earlier
+        than its reply, and so was one that has seen no row.
+        """
+        known = self._rows.get(entry.key)
+        if known is not None and (known == _in_utc(before) or known.updated != row.updated):
+            self._rows[entry.key] = _in_utc(row)
 
     def end(self, entry: ScheduleEntry) -> None:
         """Note that a row is not busy here any more."""

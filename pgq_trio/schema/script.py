@@ -10,8 +10,11 @@ __all__ = ["plan_script", "script"]
 
 
 def script(statements: Iterable[str], *remarks: str) -> str:
-    """Return statements, each with its semicolon, under comment lines."""
-    parts = [*_comments(remarks), *(f"{statement};" for statement in statements)]
+    """Return statements, each with its semicolon, under comment lines.
+
+    What is selected for its effect, such as a lock, is performed in a block: psql would print rows.
+    """
+    parts = [*_comments(remarks), *(f"{_silent(statement)};" for statement in statements)]
     return "\n\n".join(parts)
 
 
@@ -20,6 +23,12 @@ def plan_script(plan: Sequence[Migration]) -> str:
     if not plan:
         return "-- nothing to do"
     return "\n\n".join(script(step.statements, f"{step.number}: {step.name}") for step in plan)
+
+
+def _silent(statement: str) -> str:
+    if not statement.startswith("SELECT "):
+        return statement
+    return f"DO $do$ BEGIN PERFORM {statement.removeprefix('SELECT ')}; END $do$"
 
 
 def _comments(remarks: Sequence[str]) -> list[str]:

@@ -48,9 +48,17 @@ def translate_asyncpg(error: Exception, connection: Any = None) -> PgqError:
     if isinstance(error, TimeoutError) and error.errno is None:
         # The caller's `command_timeout`, or no free connection in the caller's time.
         return StoreError(f"asyncpg: {text}", retryable=True)
-    if isinstance(error, OSError) or (connection is not None and connection.is_closed()):
+    if isinstance(error, OSError) or _is_closed(connection):
         return ConnectionLost(text)
     return StoreError(f"asyncpg: {text}")
+
+
+def _is_closed(connection: Any) -> bool:
+    try:
+        return connection is not None and connection.is_closed()
+    except asyncpg.InterfaceError:
+        # The pool that lent it has it back, and it answers nothing any more.
+        return False
 
 
 def _same_kind(sqlstate: str | None) -> psycopg.Error:

@@ -22,17 +22,24 @@ class Payloads(AsyncIterator[str]):
     def __init__(self) -> None:
         self._received: deque[str] = deque()
         self._is_lost = False
+        self._is_closed = False
         self._news = anyio.Event()
 
     def heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         """A notification has come."""
-        self._received.append(str(payload))
-        self._news.set()
+        if not self._is_closed:
+            self._received.append(str(payload))
+            self._news.set()
 
     def lost(self, _connection: object) -> None:
         """The connection has ended."""
         self._is_lost = True
         self._news.set()
+
+    def close(self) -> None:
+        """Keep nothing from now on: asyncpg may go on calling back for a while."""
+        self._is_closed = True
+        self._received.clear()
 
     async def __anext__(self) -> str:
         # Here, and not behind it, where a cancellation would lose what was taken.

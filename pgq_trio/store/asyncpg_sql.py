@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import anyio
 
@@ -35,6 +35,9 @@ _JIT_OFF: Final = (
 _CLEANUP_LIMIT: Final = 5.0
 
 _NOTHING: Final = "SELECT"
+
+#: A channel, and what asyncpg calls for what comes on it.
+_Callback: TypeAlias = tuple[str, Callable[[object, int, str, object], None]]
 
 # What begins, ends and undoes a block.
 _TRANSACTION: Final = ("BEGIN", "COMMIT", "ROLLBACK")
@@ -96,7 +99,8 @@ async def _settled(connection: Any) -> AsyncGenerator[None]:
 @asynccontextmanager
 async def _block(connection: Any) -> AsyncGenerator[_Session]:
     """A transaction, or a savepoint in the one that is open."""
-    begin, end, undo = _SAVEPOINT if connection.is_in_transaction() else _TRANSACTION
+    with wall(connection):
+        begin, end, undo = _SAVEPOINT if connection.is_in_transaction() else _TRANSACTION
     session = _Session(connection)
     try:
         await session.execute(begin)
@@ -149,6 +153,8 @@ class AsyncpgCallersSql(_AsyncpgSql):
     def __init__(self, connection: Any, *, listen_dsn: str | None = None) -> None:
         super().__init__(listen_dsn)
         self._connection = connection
+        #: Callbacks of listeners that are over, and that had no turn yet to be removed.
+        self._left: list[_Callback] = []
 
     @asynccontextmanager
     async def _lent(self) -> AsyncGenerator[Any]:
@@ -159,29 +165,46 @@ class AsyncpgCallersSql(_AsyncpgSql):
     @asynccontextmanager
     async def _listening(self, *channels: str) -> AsyncGenerator[AsyncIterator[str]]:
         payloads = Payloads()
-        async with self._lent() as connection:
-            if connection.is_in_transaction():
-                raise StoreError(
-                    "a LISTEN inside of a transaction hears nothing before its commit; listen "
-                    "outside of it, or with the queries of a driver of its own"
-                )
-            with wall(connection):
-                connection.add_termination_listener(payloads.lost)
-                for channel in channels:
-                    await connection.add_listener(channel, payloads.heard)
+        begun: list[_Callback] = []
         try:
+            async with self._lent() as connection:
+                with wall(connection):
+                    if connection.is_in_transaction():
+                        raise StoreError(
+                            "a LISTEN inside of a transaction hears nothing before its commit; "
+                            "listen outside of it, or with the queries of a driver of its own"
+                        )
+                    connection.add_termination_listener(payloads.lost)
+                    for channel in channels:
+                        begun.append((channel, payloads.heard))
+                        await connection.add_listener(channel, payloads.heard)
             yield payloads
         finally:
+            payloads.close()
+            with suppress(*FAILURES):  # a pool may have the connection back
+                self._connection.remove_termination_listener(payloads.lost)
+            self._left.extend(begun)
             with anyio.move_on_after(_CLEANUP_LIMIT, shield=True):
-                await self._stop_listening(payloads, channels)
+                await self._stop_listening()
 
-    async def _stop_listening(self, payloads: Payloads, channels: Sequence[str]) -> None:
-        self._connection.remove_termination_listener(payloads.lost)
-        with suppress(PgqError):
-            async with self._lent() as connection:
-                for channel in channels:
-                    with wall(connection):
-                        await connection.remove_listener(channel, payloads.heard)
+    async def _stop_listening(self) -> None:
+        if self._left:
+            with suppress(PgqError):
+                async with self._lent() as connection:
+                    await self._remove_left(connection)
+
+    async def _remove_left(self, connection: Any) -> None:
+        """Remove the callbacks of listeners that are over.
+
+        Not in a transaction: its rollback would take back the UNLISTEN.
+        """
+        with wall(connection):
+            while self._left and not connection.is_in_transaction():
+                channel, heard = self._left.pop()
+                # Of a LISTEN that was cancelled the server may know, and asyncpg does not.
+                await connection.add_listener(channel, heard)
+                # It forgets the callback first: an UNLISTEN that fails leaves nothing here.
+                await connection.remove_listener(channel, heard)
 
 
 class AsyncpgConnectionSql(AsyncpgCallersSql):
@@ -200,9 +223,12 @@ class AsyncpgConnectionSql(AsyncpgCallersSql):
         require_asyncio("asyncpg")
         # asyncpg refuses a statement while another one is under way.
         async with self._turn, _settled(self._connection):
-            if not self._is_tuned and not self._connection.is_in_transaction():
-                await _Session(self._connection).fetch(_JIT_OFF)
-                self._is_tuned = True
+            with wall(self._connection):
+                if not self._is_tuned and not self._connection.is_in_transaction():
+                    await _Session(self._connection).fetch(_JIT_OFF)
+                    self._is_tuned = True
+            with suppress(PgqError):
+                await self._remove_left(self._connection)
             yield self._connection
 
 

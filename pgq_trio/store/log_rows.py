@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 from pgq_trio.model.traceback import TracebackRecord
 from pgq_trio.models import Log
+from pgq_trio.types import JobId
 
 __all__ = ["make_log"]
 
@@ -24,6 +26,19 @@ def make_log(row: tuple[Any, ...]) -> Log:
         status=status,
         priority=priority,
         entrypoint=entrypoint,
-        traceback=None if traceback is None else TracebackRecord.from_json(json.loads(traceback)),
+        traceback=None if traceback is None else _record(traceback, job_id, created),
         aggregated=bool(aggregated),
+    )
+
+
+def _record(text: str, job_id: JobId, created: datetime) -> TracebackRecord | None:
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        # What PostgreSQL takes for JSON, Python may not: deep nesting, numbers of many digits.
+        value = text
+    return (
+        None
+        if value is None
+        else TracebackRecord.from_json(value, job_id=job_id, timestamp=created)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from anyio.lowlevel import checkpoint
@@ -90,14 +90,28 @@ class MemoryJobs(JobStore):
         for entrypoint in request.limits:
             self._table.promote(entrypoint, now)
         rows = self._choose(request, now)
-        next_due = None
+        next_due = next_later = None
         if len(rows) < request.batch_size:
-            earliest = [self._table.earliest(entrypoint) for entrypoint in request.limits]
-            due = min((time for time in earliest if time is not None), default=None)
-            next_due = None if due is None else (due - now).total_seconds()
+            next_due = _first_of(map(self._table.earliest, request.limits), now)
+            next_later = self._next_later(request, rows, now)
         rows.sort(key=lambda row: (-row.priority, row.id))
         lost = {row.id: row.lost_runs for row in rows if row.lost_runs}
-        return Claimed([row.job() for row in rows], next_due, lost)
+        return Claimed([row.job() for row in rows], next_due, lost, next_later)
+
+    def _next_later(
+        self, request: ClaimRequest, claimed: Sequence[Row], now: datetime
+    ) -> float | None:
+        limited = sum(request.limits[row.entrypoint] > 0 for row in claimed)
+        takes_limited = limited < request.limited_batch_size
+        return _first_of(
+            (
+                self._table.earliest_deferred(entrypoint)
+                for entrypoint, limit in request.limits.items()
+                if not limit
+                or (takes_limited and self._table.free_slot(entrypoint, limit) is not None)
+            ),
+            now,
+        )
 
     def _choose(self, request: ClaimRequest, now: datetime) -> list[Row]:
         """Claim, one after another, the row that is first in line of all there are."""
@@ -293,6 +307,11 @@ class MemoryJobs(JobStore):
     def _log(self, row: Row, status: JobStatus, now: datetime, *, always: bool = False) -> None:
         if self._log_all or always:
             self._state.write_log(row, status, now)
+
+
+def _first_of(times: Iterable[datetime | None], now: datetime) -> float | None:
+    first = min((time for time in times if time is not None), default=None)
+    return None if first is None else (first - now).total_seconds()
 
 
 def _due(job: NewJob, now: datetime) -> datetime:

@@ -179,6 +179,11 @@ class JobTable:
         entries = [heap.peek() for heap in (queue.due, queue.deferred)]
         return min((entry[0] for entry in entries if entry is not None), default=None)
 
+    def earliest_deferred(self, entrypoint: str) -> datetime | None:
+        """Return when the first of its queued rows is due that were not when `promote` looked."""
+        entry = self._queue(entrypoint).deferred.peek()
+        return None if entry is None else entry[0]
+
     def free_slot(self, entrypoint: str, limit: int) -> int | None:
         """Return the lowest slot that is free, None when as many rows as the limit are picked."""
         queue = self._queue(entrypoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgq_trio.abc.insights import EXPIRE_BATCH, FOLD_BATCH, Step
+from pgq_trio.errors import StoreError
 from pgq_trio.model.retention import AgeLimit, Retention
 from pgq_trio.postgres.sql_port import Row, SqlConnection
 from pgq_trio.settings import Settings
@@ -13,6 +14,10 @@ __all__ = ["PostgresHistory"]
 
 #: Pages of the log that an estimate reads at most: 16 MiB.
 _SAMPLE_PAGES = 2000
+
+#: The SQLSTATE of `history_lock`, as every driver's error has it, when somebody writes statistics
+#: or VACUUM is at them.
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 class PostgresHistory:
@@ -112,12 +117,17 @@ class PostgresHistory:
 
     async def _in_turn(self, name: str, params: list[object]) -> Row | None:
         """Run a statement alone at the history; None: somebody else is at it."""
-        async with self._sql.transaction() as session:
-            [(is_ours,)] = await session.fetch(self._statements["history_turn"], [self._turn_key])
-            if not is_ours:
-                return None
-            await session.fetch(self._statements["history_lock"])
-            [row] = await session.fetch(self._statements[name], params)
+        try:
+            async with self._sql.transaction() as session:
+                turn = await session.fetch(self._statements["history_turn"], [self._turn_key])
+                if not turn[0][0]:
+                    return None
+                await session.fetch(self._statements["history_lock"])
+                [row] = await session.fetch(self._statements[name], params)
+        except StoreError as exc:
+            if getattr(exc.__cause__, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                raise
+            return None
         return row
 
     def _note_fold(self, seen: Seen, *, begin: int, last: int | None, is_complete: bool) -> bool:

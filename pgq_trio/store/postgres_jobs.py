@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from anyio.lowlevel import checkpoint
 
@@ -14,12 +13,12 @@ from pgq_trio.abc import Claimed, ClaimRequest, JobStore
 from pgq_trio.errors import DuplicateJobError, StoreError
 from pgq_trio.model.enqueue import NewJob
 from pgq_trio.model.outcomes import SUCCESSFUL, Claim, Finished
-from pgq_trio.model.traceback import TracebackRecord
 from pgq_trio.model.wire import cancellation_events
 from pgq_trio.models import Job, Log, QueueStatistics
 from pgq_trio.postgres.sql_port import ConstraintViolated, Row, SqlConnection
 from pgq_trio.settings import Settings
 from pgq_trio.store.batches import Merged, chunks, merge_by_key
+from pgq_trio.store.log_rows import make_log
 from pgq_trio.store.records import make_job
 from pgq_trio.store.statements import Statements
 from pgq_trio.types import JobId, JobStatus, OnConflict, QueueManagerId, SortOrder
@@ -191,7 +190,7 @@ class PostgresJobs(JobStore):
 
     async def log(self, *, job_id: JobId | None = None, limit: int | None = None) -> list[Log]:
         return [
-            _log(row) for row in await self._sql.fetch(self._statements["log"], [job_id, limit])
+            make_log(row) for row in await self._sql.fetch(self._statements["log"], [job_id, limit])
         ]
 
     async def job_status(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
@@ -245,18 +244,6 @@ def _claimed(rows: list[Row], request: ClaimRequest) -> Claimed:
     rescued: str | None = last[4]
     # No count yet: each has lost at least the run that it was rescued from.
     lost = {} if rescued is None else dict.fromkeys(json.loads(rescued), 1)
-    return Claimed(jobs, None if due is None else (due - now).total_seconds(), lost)
-
-
-def _log(row: Row) -> Log:
-    created, job_id, status, priority, entrypoint, traceback, aggregated = row
-    record: Any = None if traceback is None else json.loads(traceback)
-    return Log(
-        created=created,
-        job_id=job_id,
-        status=status,
-        priority=priority,
-        entrypoint=entrypoint,
-        traceback=None if record is None else TracebackRecord.from_json(record),
-        aggregated=bool(aggregated),
-    )
+    next_due = None if due is None else (due - now).total_seconds()
+    later: str | None = last[6]
+    return Claimed(jobs, next_due, lost, None if later is None else float(later))

@@ -18,7 +18,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 
-from pgq_trio.errors import ListenerLost
+from pgq_trio.errors import ConnectionLost, ListenerLost
 from pgq_trio.postgres import Connection, ConnectionPool, Listener, listen
 from pgq_trio.postgres.sql_port import Param, Row, SqlConnection, SqlSession
 from pgq_trio.store.postgres_encoding import encode
@@ -64,8 +64,7 @@ class _Session(SqlSession):
 
     async def fetch(self, statement: str, params: Sequence[Param] = ()) -> list[Row]:
         cursor = AsyncRows(self._connection)
-        await cursor.execute(statement.encode(), encode(params), prepare=self._prepare, binary=True)
-        return await cursor.fetchall() if cursor.description else []
+        return await cursor.run(statement, encode(params), prepare=self._prepare)
 
 
 class _PsycopgSql(SqlConnection, ABC):
@@ -100,7 +99,7 @@ class _PsycopgSql(SqlConnection, ABC):
         try:
             async with self._lent() as connection, _block(connection):
                 for statement in statements:
-                    await connection.execute(statement.encode(), prepare=False)
+                    await AsyncRows(connection).run(statement, prepare=False)
         except psycopg.Error as exc:
             raise translate(exc) from exc
 
@@ -186,6 +185,12 @@ class ConnectionSql(_PsycopgSql):
     async def _lent(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
         # psycopg has a lock around each statement; a transaction block needs one around itself.
         async with self._turn:
+            if self._connection.closed:
+                raise ConnectionLost(
+                    "the only connection of this driver is closed, and nobody can make it again; "
+                    "give a worker a pool, which replaces lost connections",
+                    retryable=False,
+                )
             if not self._is_tuned and self._connection.autocommit:
                 await _tune(self._connection)
                 self._is_tuned = True

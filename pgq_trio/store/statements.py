@@ -55,6 +55,9 @@ def _fragments(settings: Settings) -> dict[str, str]:
         "channel": f"{channel}::text",
         # The queue table as a text that pg_get_serial_sequence takes.
         "queue_table_text": f"{quote_literal(settings.qualified(settings.queue_table))}::text",
+        # A day within what Python's datetime holds, whatever the time zone of the session.
+        "first_time": "timestamptz '0001-01-02 00:00:00+00'",
+        "last_time": "timestamptz '9999-12-30 00:00:00+00'",
     }
 
 

@@ -41,9 +41,7 @@ class _Session(SqlSession):
         self._connection = connection
 
     async def fetch(self, statement: str, params: Sequence[Param] = ()) -> list[Row]:
-        cursor = Rows(self._connection)
-        cursor.execute(statement.encode(), encode(params), binary=True)
-        return cursor.fetchall() if cursor.description else []
+        return Rows(self._connection).run(statement, encode(params))
 
 
 class SyncSql(SqlConnection):
@@ -71,7 +69,7 @@ class SyncSql(SqlConnection):
         try:
             with self._lend() as connection, _block(connection):
                 for statement in statements:
-                    connection.execute(statement.encode(), prepare=False)
+                    Rows(connection).run(statement, prepare=False)
         except psycopg.Error as exc:
             raise translate(exc) from exc
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 import anyio
 
 from pgq_trio.abc import Claimed, ClaimRequest, JobStore
+from pgq_trio.answers import answer_to
 from pgq_trio.concurrency.backoff import Backoff
 from pgq_trio.concurrency.wakeup import Wakeup
 from pgq_trio.errors import StoreError
 from pgq_trio.types import QueueExecutionMode, QueueManagerId
-from pgq_trio.worker.answers import answer_to
 from pgq_trio.worker.dispatcher import Dispatcher
 from pgq_trio.worker.leases import Leases
 from pgq_trio.worker.options import RunOptions
@@ -172,7 +172,9 @@ class Claimer:
             self._hints.reset()
         if self._is_blocked:
             self._next_hint = now + self._hints.next()
-            return now + self._blocked.next()
+            again = self._blocked.next()
+            # What is not to be had keeps no other job waiting past its time.
+            return now + (again if claimed.next_later is None else min(again, claimed.next_later))
         self._blocked.reset()
         if claimed.next_due is None:
             full = len(claimed.jobs) >= batch

@@ -17,6 +17,7 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
+from pgq_trio.concurrency.errors import as_failure
 from pgq_trio.errors import WorkerLost
 from pgq_trio.executors import AbstractEntrypointExecutor
 from pgq_trio.model.events import Event, JobEnded, JobHeld, JobInterrupted, JobStarted
@@ -153,7 +154,8 @@ class Dispatcher:
             self._starting += 1
             self._runners += 1
             # From a runner whose context a handler has changed a new one must not inherit it.
-            start = partial(self._tasks.start_soon, self._runner, name="job runner")
+            name = f"job runner {self._runners}"
+            start = partial(self._tasks.start_soon, self._runner, name=name)
             self._pristine.copy().run(start)
 
     async def _runner(self) -> None:
@@ -286,6 +288,11 @@ async def _execute(
         stray = RuntimeError("the handler awaited something that had been cancelled")
         stray.__cause__ = exc
         return stray  # noqa: ASYNC104 - nobody cancelled this task
+    except BaseException as exc:  # noqa: ASYNC103 - see `as_failure`
+        failure = as_failure(exc, anyio.get_cancelled_exc_class())
+        if failure is None:
+            raise
+        return failure  # noqa: ASYNC104 - it is the handler's own
     return None
 
 

@@ -8,10 +8,10 @@ import anyio
 from anyio.abc import TaskStatus
 
 from pgq_trio.abc import JobStore
+from pgq_trio.answers import ANSWER_LIMIT, answer_to
 from pgq_trio.concurrency.backoff import Backoff
 from pgq_trio.errors import StoreError
 from pgq_trio.types import CancelReason, QueueManagerId
-from pgq_trio.worker.answers import ANSWER_LIMIT, answer_to
 from pgq_trio.worker.leases import Leases
 
 #: Heartbeats in one lease: two may fail before the third comes too late.

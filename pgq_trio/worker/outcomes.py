@@ -15,12 +15,12 @@ import anyio
 from anyio.abc import TaskStatus
 
 from pgq_trio.abc import JobStore
+from pgq_trio.answers import answer_to
 from pgq_trio.concurrency.backoff import Backoff
 from pgq_trio.concurrency.wakeup import Wakeup
 from pgq_trio.errors import StoreError
 from pgq_trio.model.outcomes import Finished, Outcome
 from pgq_trio.types import QueueManagerId
-from pgq_trio.worker.answers import answer_to
 from pgq_trio.worker.leases import Lease, Leases
 from pgq_trio.worker.telling import Teller
 

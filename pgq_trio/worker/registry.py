@@ -60,7 +60,8 @@ class EntrypointRegistry:
         self.check_name(name)
         if not isinstance(executor, AbstractEntrypointExecutor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise RegistrationError(
-                f"an executor derives from AbstractEntrypointExecutor, got {executor!r}"
+                "an executor, also what an executor_factory returns, derives from "
+                f"AbstractEntrypointExecutor, got {executor!r}"
             )
         self._executors[name] = executor
 
@@ -85,6 +86,12 @@ class EntrypointRegistry:
         if accepts_context is not None and not isinstance(accepts_context, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise RegistrationError(
                 f"accepts_context is True, False or None, got {accepts_context!r}"
+            )
+        if executor_factory is not None and not callable(executor_factory):  # pyright: ignore[reportUnnecessaryComparison]
+            raise RegistrationError(
+                "executor_factory is an executor class, or a function of "
+                "EntrypointExecutorParameters that returns an AbstractEntrypointExecutor; "
+                f"got {executor_factory!r}"
             )
         parameters = EntrypointExecutorParameters(
             func=func,

@@ -9,10 +9,10 @@ from collections.abc import Collection
 import anyio
 
 from pgq_trio.abc import Notifier
+from pgq_trio.answers import answer_to
 from pgq_trio.errors import StoreError
 from pgq_trio.model.wire import INTEREST_LASTS, ended_events, worker_listens_event
 from pgq_trio.types import JobId
-from pgq_trio.worker.answers import answer_to
 
 logger: logging.Logger = logging.getLogger("pgq_trio.worker")
 

@@ -96,6 +96,12 @@ class Running:
         else:
             self._process.send_signal(number)
 
+    def say(self, text: str) -> None:
+        """Write to its standard input, which stays open."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(text)
+        self._process.stdin.flush()
+
     def end_input(self) -> None:
         """Close its standard input, which handlers of the tests wait for."""
         assert self._process.stdin is not None

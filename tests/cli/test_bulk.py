@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from pgq_trio.cli import bulk
+from pgq_trio.cli.lines import Lines
 from tests.cli.command import Command, Invoke
 
 
@@ -72,6 +75,10 @@ def test_objects(invoke: Invoke, installed_dsn: str) -> None:
         ('{"headers": 3}', "headers"),
         ('{"dedupe_key": "a\\u0000"}', "dedupe_key"),
         (b"\xff", "UTF-8"),
+        ('{"payload": NaN}', "NaN is no number in JSON"),
+        ('{"payload": [-Infinity]}', "-Infinity is no number in JSON"),
+        ('{"payload": [1e999]}', "JSON"),
+        ('{"headers": {"a": Infinity}}', "Infinity is no number in JSON"),
     ],
 )
 def test_a_malformed_line(
@@ -99,7 +106,8 @@ def test_batches(invoke: Invoke, installed_dsn: str, monkeypatch: pytest.MonkeyP
     more = "".join(f'{{"dedupe_key": "{number}"}}\n' for number in range(60, 20, -1))
     result = invoke("enqueue", "mail", "--jsonl", *at, stdin=more)
     assert result.code == 1
-    assert "the lines 21 to 30 is taken" in result.error
+    assert result.error.startswith("Error: line 27: the dedupe key '34' is taken, so none of the ")
+    assert "none of the lines 21 to 30 was enqueued" in result.error
     assert "the lines 1 to 20 were enqueued" in result.error
     assert len(rows(installed_dsn)) == 55
     result = invoke("enqueue", "mail", "--jsonl", "--on-conflict", "skip", *at, stdin=more)
@@ -137,7 +145,75 @@ def test_ctrl_c_while_it_waits_for_a_line(command: Command, installed_dsn: str) 
         until_connected(connection)
     writer.signal(signal.SIGINT)
     result = writer.end()
-    assert (result.code, result.out, result.err) == (130, "", "")
+    assert (result.code, result.out) == (130, "")
+    assert result.err == "Interrupted: nothing was enqueued\n"
+
+
+def test_lines_that_have_come_do_not_wait_for_others(command: Command, installed_dsn: str) -> None:
+    writer = command.start("enqueue", "mail", "--stdin", "--json", "--dsn", installed_dsn)
+    writer.say("1\n2\n3\n")
+    with psycopg.connect(installed_dsn, autocommit=True) as connection:
+        until_enqueued(connection, 3)
+        writer.say("4\n5")  # the last is no line yet
+        until_enqueued(connection, 4)
+    writer.signal(signal.SIGINT)
+    result = writer.end()
+    assert result.code == 130
+    ids = [row["id"] for row in rows(installed_dsn)]
+    # The signal may be there before the answer of the server is.
+    surely, reported = len(result.json["ids"]), result.err
+    assert result.json["ids"] == ids[:surely]
+    if surely == 4:
+        assert reported == "Interrupted: the lines 1 to 4 were enqueued\n"
+    else:
+        assert reported == (
+            "Interrupted: the lines 1 to 3 were enqueued; whether line 4 was is unknown\n"
+        )
+
+
+def test_a_key_given_twice(invoke: Invoke, installed_dsn: str) -> None:
+    text = "".join(f'{{"dedupe_key": "{key}"}}\n\n' for key in ("a)", "b", "(a)", "b", "c"))
+    result = invoke("enqueue", "mail", "--jsonl", "--dsn", installed_dsn, stdin=text)
+    assert result.code == 1
+    assert "the lines 3 and 7 have the same dedupe key 'b', so none of the lines" in result.error
+    assert "nothing was enqueued before it" in result.error
+    assert rows(installed_dsn) == []
+
+
+def test_lines_as_they_come() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", 0) as stream, os.fdopen(writing, "wb", 0) as writer:
+        lines = Lines(stream, 10)
+        assert lines.next(0) is None
+        writer.write(b"a\n\nb")
+        assert [lines.next(None), lines.next(0), lines.next(0)] == [b"a\n", b"\n", None]
+        writer.write(b"c\nd")
+        assert [lines.next(None), lines.next(0)] == [b"bc\n", None]
+        writer.close()
+        assert [lines.next(None) for _ in range(3)] == [b"d", b"", b""]
+
+
+def test_a_line_that_is_too_long_is_not_read_to_its_end() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", 0) as stream, os.fdopen(writing, "wb", 0) as writer:
+        writer.write(b"x" * 11)
+        assert Lines(stream, 10).next(0) == b"x" * 11
+
+
+def test_lines_in_memory() -> None:
+    lines = Lines(io.BytesIO(b"a\nb"), 10)
+    assert [lines.next(0) for _ in range(3)] == [b"a\n", b"b", b""]
+
+
+def until_enqueued(connection: psycopg.Connection[Any], count: int) -> None:
+    """Wait until there are so many jobs."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        row = connection.execute("SELECT count(*) FROM pgqueuer").fetchone()
+        if row is not None and row[0] >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the jobs did not come")
 
 
 def until_connected(connection: psycopg.Connection[Any]) -> None:

@@ -154,3 +154,8 @@ def test_prune(invoke: Invoke, installed_dsn: str) -> None:
 def test_what_is_old_has_to_be_said(invoke: Invoke, args: tuple[str, ...]) -> None:
     result = invoke("prune", "--yes", *args)
     assert (result.code, result.out) == (2, "")
+
+
+def test_clear_says_when_workers_see_it(invoke: Invoke) -> None:
+    text = " ".join(invoke("clear", "--help").out.split())
+    assert "A worker sees at its next heartbeat (after a third of heartbeat_timeout" in text

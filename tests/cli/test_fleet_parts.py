@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import Process
 
 from pgq_trio.cli.fleet import worker as worker_module
 from pgq_trio.cli.fleet.child import is_lasting
 from pgq_trio.cli.fleet.reload import snapshot, watch
 from pgq_trio.cli.fleet.restarts import STABLE, Restarts, describe_end, is_clean, is_hopeless
 from pgq_trio.cli.fleet.supervisor import Fleet
-from pgq_trio.cli.fleet.worker import FleetOptions
+from pgq_trio.cli.fleet.worker import FleetOptions, Worker
 from pgq_trio.cli.program import Failure
 from pgq_trio.concurrency.errors import raise_as_itself
 from pgq_trio.errors import ConnectionLost, RegistrationError, SchemaMissing, StoreError
@@ -123,6 +126,29 @@ async def test_who_does_not_end_in_time_is_killed(
     assert "did not end within 0.1 s and is killed" in caplog.text
 
 
+@pytest.mark.parametrize("asked", ["stop", "reload"])
+async def test_who_is_asked_while_it_starts_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    worker = Worker(1, python("import time; time.sleep(600)"), 0, options(), pytest.fail)
+    start = anyio.open_process
+    starts = 0
+
+    async def open_process(command: list[str], **rest: Any) -> Process:
+        nonlocal starts
+        starts += 1
+        worker.stop() if starts == 2 or asked == "stop" else worker.reload()
+        rest["pass_fds"] = ()
+        return await start(command, **rest)
+
+    monkeypatch.setattr(anyio, "open_process", open_process)
+    with anyio.fail_after(LIMIT):
+        await worker.keep()
+    assert starts == (1 if asked == "stop" else 2)
+    assert not worker.was_killed
+    assert not worker.failed
+
+
 async def test_cancellation_kills() -> None:
     fleet = Fleet(DEAF, options())
     with anyio.fail_after(LIMIT):
@@ -181,3 +207,45 @@ def test_files_that_nobody_edits_are_left_out(tmp_path: Path) -> None:
         path.touch()
     (tmp_path / "dangling.py").symlink_to(tmp_path / "nowhere")
     assert [path.relative_to(tmp_path) for path in snapshot([tmp_path])] == [Path("a/b/c.py")]
+
+
+#: Prints what it finds as somebody who may not search a directory; root may search every one.
+LOOK = """
+import os, sys
+from pathlib import Path
+from pgq_trio.cli.fleet.reload import snapshot
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+assert not os.access("closed", os.X_OK)
+print(*sorted(map(str, snapshot([Path(".")]))))
+"""
+
+
+def test_what_we_may_not_look_into_is_left_out(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for name in ("closed/x.py", "listed/inner/x.py", "open.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "closed").chmod(0)
+    (tmp_path / "listed").chmod(0o444)
+    for name in ("loop.py", "loop"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    (tmp_path / "up").symlink_to(tmp_path)
+    try:
+        found = subprocess.run(
+            [sys.executable, "-P", "-c", LOOK],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        (tmp_path / "closed").chmod(0o755)
+        (tmp_path / "listed").chmod(0o755)
+    assert found.stderr == ""
+    assert found.stdout.split() == ["open.py"]
+
+
+def test_a_directory_that_is_gone_has_no_files(tmp_path: Path) -> None:
+    assert snapshot([tmp_path / "gone"]) == {}

@@ -12,6 +12,7 @@ import pytest
 
 from pgq_trio import Job, PgQueuer
 from tests.cli.command import Command, Invoke
+from tests.servers import OwnServer
 
 COMMANDS = ["queue", "jobs", "log", "statistics", "failed", "stale", "workers", "backlog"]
 
@@ -201,6 +202,79 @@ def test_listen_elsewhere(command: Command, installed_dsn: str) -> None:
         connection.execute("NOTIFY news, 'b'")
     result = listener.end()
     assert (result.code, result.out) == (0, "a\\x1b\nb\n")
+
+
+def end_other_sessions(dsn: str) -> None:
+    """Have the server end them, as it does when it is restarted."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+def test_listen_after_an_outage(command: Command, installed_dsn: str) -> None:
+    listener = command.start("listen", "--channel", "news", "--count", "2", "--dsn", installed_dsn)
+    for text in ("a", "b"):
+        listener.until_error("listening on news")
+        with psycopg.connect(installed_dsn) as connection:
+            connection.execute(f"NOTIFY news, '{text}'")
+        if text == "a":
+            listener.until("a")
+            end_other_sessions(installed_dsn)
+            line = listener.until_error("trying to connect again")
+            assert line.startswith("the connection to PostgreSQL is lost: ")
+            listener.until_error("connected again")
+    assert listener.end().code == 0
+
+
+def test_listen_and_watch_while_the_server_is_down(command: Command, own_server: OwnServer) -> None:
+    at = ("--dsn", own_server.dsn())
+    assert command.run("install", *at).code == 0
+    listener = command.start("listen", *at)
+    watcher = command.start("status", "--watch", "0.1", *at)
+    listener.until_error("listening on ch_pgqueuer")
+    watcher.until("queue: none")
+    own_server.stop()
+    for running in (listener, watcher):
+        running.until_error("trying to connect again")
+    own_server.start()
+    for running in (listener, watcher):
+        running.until_error("connected again")
+    listener.until_error("listening on ch_pgqueuer")
+    assert command.run("enqueue", "mail", *at).code == 0
+    listener.until("table_changed_event")
+    watcher.until("mail")
+
+
+def test_listen_without_a_server(invoke: Invoke) -> None:
+    result = invoke("listen", "--dsn", "host=127.0.0.1 port=1")
+    assert (result.code, result.out) == (1, "")
+    assert result.error.startswith("Error: cannot connect to PostgreSQL: ")
+
+
+def test_watch_after_an_outage(command: Command, invoke: Invoke, installed_dsn: str) -> None:
+    at = ("--dsn", installed_dsn)
+    watcher = command.start("status", "--watch", "0.1", *at)
+    watcher.until("queue: none")
+    end_other_sessions(installed_dsn)
+    watcher.until_error("trying to connect again")
+    watcher.until_error("connected again")
+    assert invoke("enqueue", "mail", *at).code == 0
+    watcher.until("mail")
+    watcher.signal(signal.SIGTERM)
+    assert watcher.end().code == 143
+
+
+def test_what_another_try_does_not_mend_ends_a_watch(
+    command: Command, invoke: Invoke, installed_dsn: str
+) -> None:
+    watcher = command.start("status", "--watch", "0.1", "--dsn", installed_dsn)
+    watcher.until("queue: none")
+    assert invoke("uninstall", "--yes", "--dsn", installed_dsn).code == 0
+    result = watcher.end()
+    assert result.code == 1
+    assert "`pgq-trio install`" in result.err
 
 
 def test_watch(command: Command, invoke: Invoke, installed_dsn: str) -> None:

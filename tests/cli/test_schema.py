@@ -248,6 +248,11 @@ def test_autovac(invoke: Invoke, installed_dsn: str) -> None:
     assert len(fetch(installed_dsn, tuned)) == 4
     assert invoke("autovac", "--rollback", *place).out == "back to the defaults\n"
     assert fetch(installed_dsn, tuned) == []
+    assert invoke("autovac", "--json", *place).json == {"autovacuum": "tuned"}
+    assert len(fetch(installed_dsn, tuned)) == 4
+    result = invoke("autovac", "--rollback", "--json", *place)
+    assert result.json == {"autovacuum": "defaults"}
+    assert fetch(installed_dsn, tuned) == []
 
 
 def unlogged(dsn: str) -> list[str]:

@@ -45,6 +45,7 @@ def psql(dsn: str, text: str, *options: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("place", [(), ("--prefix", "p_"), ("--schema", "s"), ODD], ids=str)

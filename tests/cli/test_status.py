@@ -103,5 +103,13 @@ def test_problems_of_the_schema(invoke: Invoke, installed_dsn: str) -> None:
 @pytest.mark.parametrize("flags", [(), ("--json",)])
 def test_without_tables(invoke: Invoke, dsn: str, flags: tuple[str, ...]) -> None:
     result = invoke("status", "--dsn", dsn, *flags)
-    assert (result.code, result.out) == (1, "")
+    assert result.code == 1
     assert "`pgq-trio install`" in result.error
+    if not flags:
+        assert result.out == ""
+        return
+    found = result.json
+    assert found["schema"]["ok"] is False
+    assert any("pgqueuer" in problem for problem in found["schema"]["problems"])
+    rest: dict[str, list[object]] = {"queue": [], "schedules": [], "log": [], "exceptions": []}
+    assert found == {"schema": found["schema"], **rest}

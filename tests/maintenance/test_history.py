@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,14 +14,17 @@ import pytest
 from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
 from pgqueuer.domain.settings import DBSettings
 
+from pgq_trio.abc import Driver
 from pgq_trio.client.queries import Queries
-from pgq_trio.db import PsycopgDriver
+from pgq_trio.db import AsyncpgPoolDriver, PsycopgDriver
+from pgq_trio.maintenance.service import Maintenance
 from pgq_trio.model.retention import Retention
 from pgq_trio.postgres import Connection, connect, open_pool
 from pgq_trio.settings import Settings
 from pgq_trio.store.postgres_insights import PostgresInsights
 from pgq_trio.store.postgres_sql import PoolSql
 from tests.maintenance.stores import WatchedSql, nothing
+from tests.store.asyncpg_world import asyncpg_pool
 
 LOG = "INSERT INTO pgqueuer_log (job_id, status, priority, entrypoint) "
 SOME = LOG + "SELECT i, 'queued', 0, 'a' FROM generate_series(1, {}) AS i"
@@ -91,14 +94,12 @@ class TestBesidePgQueuer:
     @pytest.mark.parametrize("advisory_lock", [True, False])
     async def test_it_folds_while_we_come(self, world: World, advisory_lock: bool) -> None:
         await world.execute(SOME.format(100))
-        async with anyio.create_task_group() as tasks, other(world.dsn) as theirs:
+        async with other(world.dsn) as theirs:
             await theirs.execute(pgqueuers_fold(advisory_lock=advisory_lock))
-            if advisory_lock:
-                assert (await world.insights.fold()).is_busy
-                assert (await world.insights.expire(Retention(default=0))).is_busy
-            tasks.start_soon(world.fold)
-            if not advisory_lock:
-                await world.until_waiting()
+            assert (await world.insights.fold()).is_busy
+            assert (await world.insights.expire(Retention(default=0))).is_busy
+        assert await world.counted() == 100
+        assert await world.fold() == 0
         assert await world.counted() == 100
 
     @pytest.mark.parametrize("advisory_lock", [True, False])
@@ -184,6 +185,66 @@ class TestBesidePgQueuer:
         world.sql.before = before
         assert await world.fold() == 10
         assert seen == [True, True]
+
+
+class TestBesideVacuum:
+    """What VACUUM locks is locked here by hand; who waits for it has it cancelled."""
+
+    LOCK = b"LOCK TABLE pgqueuer_statistics IN SHARE UPDATE EXCLUSIVE MODE"
+
+    async def test_nobody_waits_for_it(self, world: World) -> None:
+        await world.execute(SOME.format(10))
+        everything = Retention(default=0, statistics=3600)
+        async with other(world.dsn) as theirs:
+            await theirs.execute(self.LOCK)
+            step = await world.insights.fold()
+            assert (step.rows, step.is_busy) == (0, True)
+            assert (await world.insights.expire(everything)).is_busy
+            assert await world.counted() == 0
+        assert await world.fold() == 10
+        assert await world.counted() == 10
+
+    async def test_a_pass_leaves_it_to_the_next_one(self, world: World) -> None:
+        await world.execute(SOME.format(10))
+        problems: list[str | None] = []
+        service = Maintenance(world.insights, Retention(default=0), on_problem=problems.append)
+        async with other(world.dsn) as theirs:
+            await theirs.execute(self.LOCK)
+            await service._pass()
+        assert await world.value("SELECT count(*) FROM pgqueuer_log") == 10
+        await service._pass()
+        assert await world.value("SELECT count(*) FROM pgqueuer_log") == 0
+        assert await world.counted() == 10
+        assert problems == []
+
+    async def test_statistics_are_read_as_they_are(
+        self, world: World, anyio_backend_name: str
+    ) -> None:
+        await world.execute(SOME.format(10))
+        async with AsyncExitStack() as stack:
+            kinds: list[Driver] = [
+                PsycopgDriver(await stack.enter_async_context(await connect(world.dsn)))
+            ]
+            if anyio_backend_name == "asyncio":
+                pool = await stack.enter_async_context(asyncpg_pool(world.dsn))
+                kinds.append(AsyncpgPoolDriver(pool))
+            theirs = await stack.enter_async_context(other(world.dsn))
+            await theirs.execute(self.LOCK)
+            for driver in kinds:
+                assert await Queries(driver).log_statistics() == []
+
+    async def test_a_lent_transaction_goes_on(self, world: World) -> None:
+        await world.execute(SOME.format(10))
+        async with await connect(world.dsn) as connection:
+            queries = Queries(PsycopgDriver(connection))
+            await queries.enqueue("mine")
+            async with other(world.dsn) as theirs:
+                await theirs.execute(self.LOCK)
+                assert await queries.aggregate_logs() == 0
+            await queries.aggregate_logs()
+            await connection.commit()
+        assert await world.counted() == 11
+        assert await world.value("SELECT count(*) FROM pgqueuer") == 1
 
 
 async def test_a_row_that_is_marked_while_we_wait_for_it_is_not_counted(world: World) -> None:

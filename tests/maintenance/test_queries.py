@@ -64,10 +64,12 @@ async def test_spans_longer_than_any_date_are_ever() -> None:
         assert await queries.stale_jobs(ever) == []
 
 
-async def test_an_empty_list_is_no_condition_of_a_look_and_deletes_nothing() -> None:
+async def test_an_empty_list_shows_and_deletes_nothing() -> None:
     queries = Queries(WatchedDriver(Settings()))
     await queries.enqueue("a")
-    assert len(await queries.browse_queue(statuses=[], entrypoints=[])) == 1
+    assert await queries.browse_queue(statuses=[]) == []
+    assert await queries.browse_queue(entrypoints=[]) == []
+    assert len(await queries.browse_queue(statuses=None, entrypoints=None)) == 1
     await queries.aggregate_logs()
     assert await queries.clear_statistics_log([]) == 0
     assert await queries.clear_statistics_log("a") == 1

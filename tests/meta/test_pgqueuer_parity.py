@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -33,6 +35,34 @@ CLASSES: dict[str, type] = {
     "SyncQueries": pgqueuer.queries.SyncQueries,
     "CompletionWatcher": PeerWatcher,
 }
+
+
+APPLICATION = pgq_trio.PgQueuer.in_memory()
+OBJECTS: dict[str, object] = {
+    "PgQueuer": APPLICATION,
+    "QueueManager": APPLICATION.qm,
+    "SchedulerManager": APPLICATION.sm,
+}
+MODULES = ("db", "errors", "executors", "models", "types", "queries", "qm", "sm")
+
+
+def _names() -> Iterator[str]:
+    """Public names of the modules that users import from, and of the objects they get."""
+    for name in MODULES:
+        module = importlib.import_module(f"pgqueuer.{name}")
+        own = [x for x in vars(module) if not x.startswith("_") and x != "annotations"]
+        for attribute in getattr(module, "__all__", own):
+            if not inspect.ismodule(getattr(module, attribute)):
+                yield f"{name}.{attribute}"
+    for name in OBJECTS:
+        for field in dataclasses.fields(CLASSES[name]):
+            yield f"{name}.{field.name}"
+
+
+def _has(path: str) -> bool:
+    owner, name = path.split(".")
+    place = OBJECTS.get(owner) or importlib.import_module(f"pgq_trio.{owner}")
+    return hasattr(place, name)
 
 
 def _methods() -> Iterator[tuple[str, inspect.Signature]]:
@@ -70,6 +100,12 @@ def _our_command(path: str) -> click.Command | None:
 @pytest.mark.parametrize("name", pgqueuer.__all__)
 def test_names_of_the_front_door(name: str) -> None:
     assert hasattr(pgq_trio, name) or name in ROWS
+
+
+@pytest.mark.parametrize("path", list(_names()))
+def test_names_of_modules_and_attributes_of_objects(path: str) -> None:
+    said = path in ROWS or f"`{path}`" in PAGE.read_text(encoding="utf-8")
+    assert _has(path) or said, f"{path} has no row in {PAGE.name}"
 
 
 @pytest.mark.parametrize(("path", "signature"), list(_methods()), ids=lambda value: str(value)[:40])

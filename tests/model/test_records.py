@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -48,6 +50,24 @@ def test_a_record_survives_what_exceptions_do() -> None:
     assert TracebackRecord.from_json(json.loads(record.to_json())) == record
 
 
+FIELDS = [field.name for field in dataclasses.fields(TracebackRecord)]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda some: st.lists(some) | st.dictionaries(st.sampled_from(FIELDS) | st.text(), some),
+    max_leaves=20,
+)
+
+
+@given(JSON | st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_whatever_json_was_logged_can_be_read(value: object) -> None:
+    record = TracebackRecord.from_json(value, job_id=7, timestamp=NOW)
+    assert isinstance(record.job_id, int)
+    assert record.timestamp.tzinfo is not None
+    for text in (record.exception_type, record.exception_message, record.traceback):
+        assert isinstance(text, str)
+    assert record.additional_context is None or isinstance(record.additional_context, dict)
+
+
 def test_a_very_long_traceback_loses_its_middle() -> None:
     record = TracebackRecord.from_exception(ValueError("x" * 500_000), job_id=1, timestamp=NOW)
     assert len(record.traceback) < MAX_TEXT + 100
@@ -80,6 +100,25 @@ def test_a_group_of_retries_takes_the_longest_and_a_mixed_one_is_none() -> None:
 def test_errors_say_what_happened_and_are_one_tree(error: Exception, words: str) -> None:
     assert words in str(error)
     assert isinstance(error, errors.PgqError)
+
+
+def test_of_many_dedupe_keys_a_few_are_named() -> None:
+    keys = [f"k{number}" for number in range(20_000)]
+    error = errors.DuplicateJobError(keys)
+    assert error.dedupe_key == keys
+    assert str(error).startswith(
+        "one of the dedupe keys 'k0', 'k1', 'k2', 'k3', 'k4' and 19995 more is taken, or given "
+        "twice; nothing was enqueued. "
+    )
+    twice = str(errors.DuplicateJobError(["a", None, "a"]))
+    assert twice.startswith("the dedupe key 'a' is taken, or given twice; ")
+    assert len(str(errors.DuplicateJobError(["x" * 2500] * 2))) < 300
+
+
+@pytest.mark.parametrize("delay", ["x", None, True])
+def test_a_retry_after_no_duration_is_refused(delay: Any) -> None:
+    with pytest.raises(TypeError, match="delay is a timedelta or seconds, got"):
+        errors.RetryRequested(delay)
 
 
 def test_a_retry_in_the_past_is_refused() -> None:

@@ -25,6 +25,7 @@ class WatchedStore(ScheduleStore):
         calls: how often each operation was called.
         faults: by operation, what its next calls raise instead of doing anything; None: nothing.
         lost_replies: as `faults`, but the operation takes effect before it raises.
+        silent: by operation, how many of its next calls are never answered, and do nothing.
         before: called with the operation's name at the start of each call.
         after: called with the operation's name once it has taken effect.
     """
@@ -34,12 +35,16 @@ class WatchedStore(ScheduleStore):
         self.calls: Counter[str] = Counter()
         self.faults: defaultdict[str, list[Exception | None]] = defaultdict(list)
         self.lost_replies: defaultdict[str, list[Exception | None]] = defaultdict(list)
+        self.silent: Counter[str] = Counter()
         self.before: Callable[[str], None] = lambda _: None
         self.after: Callable[[str], None] = lambda _: None
 
     async def _do(self, operation: str, function: Callable[[], Awaitable[T]]) -> T:
         self.calls[operation] += 1
         self.before(operation)
+        if self.silent[operation] > 0:
+            self.silent[operation] -= 1
+            await anyio.sleep_forever()
         _raise_next(self.faults[operation])
         result = await function()
         self.after(operation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from typing import cast
 
 import anyio
 import pytest
@@ -73,6 +74,18 @@ async def test_an_idle_application_hears_of_triggers_and_resumptions(
         at, _ = await ran.receive()
         assert at - asked < PROMPT
         pgq.request_shutdown()
+
+
+@pytest.mark.parametrize("wrong", [True, "1", b"1", 1.5, None, [1, "2"], 2**63, [-(2**63) - 1]])
+async def test_what_is_no_id_is_refused(
+    application: tuple[PgQueuer, Queries], wrong: object
+) -> None:
+    _, queries = application
+    await anyio.lowlevel.checkpoint()
+    changes = (queries.delete_schedule, queries.pause_schedule, queries.resume_schedule)
+    for change in (*changes, queries.trigger_schedule):
+        with pytest.raises((TypeError, ValueError), match=r"of a schedule|ids are"):
+            await change(cast("int", wrong))
 
 
 async def test_a_resumed_schedule_makes_up_at_once_for_what_it_missed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -43,23 +44,47 @@ def test_a_run_that_outlasts_the_lease_keeps_it_by_heartbeats() -> None:
     run(scenario)
 
 
-def test_a_run_whose_heartbeats_fail_is_not_started_again_beside_itself() -> None:
+def test_a_run_whose_heartbeats_fail_for_a_lease_is_cancelled_and_not_run_beside_itself() -> None:
     async def scenario(world: World) -> None:
         watched = WatchedStore(world.store)
         watched.faults["heartbeat"].extend([ConnectionLost("cut")] * 90)
-        registry, runs = ScheduleRegistry(), list[datetime]()
+        registry, runs = ScheduleRegistry(), list[tuple[float, float]]()
 
-        async def long(schedule: Schedule, ctx: ScheduleContext) -> None:
-            runs.append(ctx.fire_time)
-            await anyio.sleep(150)
+        async def long(schedule: Schedule) -> None:
+            began = anyio.current_time()
+            try:
+                await anyio.sleep(150)
+            finally:
+                runs.append((began, anyio.current_time()))
 
         registry.add("long", RARE, long)
         await add_due(world.store, "long", RARE)
         with anyio.move_on_after(400):
             await make(watched, registry).run()
         assert watched.calls["heartbeat"] > 90
-        assert len(runs) == 1
+        durations = [ended - began for began, ended in runs]
+        assert durations == pytest.approx([30, 30, 150])  # heartbeats fail for about 70 s
+        assert all(ended <= began for (_, ended), (began, _) in pairwise(runs))
         assert (await row(world.store)).last_run is not None
+
+    run(scenario)
+
+
+def test_heartbeats_that_fail_for_less_than_a_lease_are_not_noticed_by_the_run() -> None:
+    async def scenario(world: World) -> None:
+        watched = WatchedStore(world.store)
+        watched.faults["heartbeat"].extend([ConnectionLost("cut")] * 15)
+        registry, ended = ScheduleRegistry(), list[Event]()
+
+        async def long(schedule: Schedule) -> None:
+            await anyio.sleep(150)
+
+        registry.add("long", RARE, long)
+        await add_due(world.store, "long", RARE)
+        with anyio.move_on_after(400):
+            await make(watched, registry, ended.append).run()
+        (only,) = [event for event in ended if isinstance(event, ScheduleEnded)]
+        assert only.error is None
 
     run(scenario)
 

@@ -69,6 +69,11 @@ def test_one_name_may_have_several_expressions_but_none_twice() -> None:
         ({"misfire_grace": math.nan}, "misfire_grace must be at least 0 s"),
         ({"misfire_grace": "1"}, "misfire_grace must be a timedelta or seconds"),
         ({"func": 3}, "the schedule must be callable"),
+        (
+            {"executor_factory": 3},
+            "executor_factory is an executor class, or a function of .* got 3",
+        ),
+        ({"executor_factory": lambda _: None}, "derives from AbstractScheduleExecutor, got None"),
         ({"func": lambda: None}, r"would be called with \(schedule\)"),
     ],
 )

@@ -85,6 +85,25 @@ class TestClaim:
         assert claimed.next_due is not None
         assert claimed.next_due <= 0
 
+    async def test_next_later_is_that_of_the_earliest_not_due(self, world: World) -> None:
+        await world.enqueue(
+            new("a", after=timedelta(seconds=500)), new("b", after=timedelta(seconds=50)),
+            new("a", after=timedelta(seconds=70)), new("other", after=timedelta(seconds=5)),
+            new("b"), new("b"),
+        )  # fmt: skip
+        assert (await world.claim(batch=1)).next_later is None  # a full batch
+        assert (await world.claim()).next_later == pytest.approx(50, abs=2)
+        assert (await world.claim({"a": 0})).next_later == pytest.approx(70, abs=2)
+        assert (await world.claim({"a": 3})).next_later == pytest.approx(70, abs=2)
+        await world.pass_time(60)
+        claimed = await world.claim()
+        assert claimed.next_due == claimed.next_later == pytest.approx(10, abs=2)
+
+    async def test_next_later_of_an_empty_queue(self, world: World) -> None:
+        await world.enqueue(new("other", after=timedelta(seconds=5)), new("a"))
+        assert (await world.claim()).next_later is None
+        assert (await world.claim({"a": 1})).next_later is None
+
     async def test_no_job_twice_under_twenty_claimers(self, world: World) -> None:
         ids = await world.enqueue_ids(*(new("ab"[n % 2], priority=n % 3) for n in range(300)))
         taken: list[int] = []
@@ -334,6 +353,22 @@ class TestSlot:
         await world.backend.jobs.release(ALICE, [fence(job)])
         [again] = (await world.claim({"a": 0})).jobs
         assert again.slot is None
+
+    async def test_next_later_beside_a_saturated_limit(self, world: World) -> None:
+        await world.enqueue(
+            new("a"), new("a"), new("a"), new("a", after=timedelta(seconds=5)),
+            new("b", after=timedelta(seconds=50)),
+        )  # fmt: skip
+        claimed = await world.claim({"a": 2, "b": 1})
+        for _ in range(2):
+            assert claimed.next_due is not None
+            assert claimed.next_due <= 0
+            assert claimed.next_later == pytest.approx(50, abs=2)
+            assert (await world.claim({"a": 2})).next_later is None
+            claimed = await world.claim({"a": 2, "b": 0})
+        assert (await world.claim({"a": 4}, limited=0)).next_later is None
+        assert (await world.claim({"a": 4}, limited=1)).next_later is None
+        assert (await world.claim({"a": 4})).next_later == pytest.approx(5, abs=2)
 
     async def test_jobs_without_a_slot_count_as_well(self, world: World) -> None:
         """As PgQueuer counts: a worker that knew no limit, or knew none yet, has claimed them."""

@@ -8,6 +8,7 @@ import pytest
 
 from pgq_trio.errors import DuplicateJobError
 from pgq_trio.model.enqueue import MAX_DELAY, MAX_HEADERS_DEPTH, MAX_NAME_BYTES
+from pgq_trio.types import OnConflict
 from tests.store.world import ALICE, INSERTED, World, fence, ids_of, new
 
 
@@ -188,3 +189,17 @@ class TestDedupe:
         assert first == second == third != plain
         jobs = (await world.claim()).jobs
         assert [(job.payload, job.priority) for job in jobs] == [(b"1", 5), (None, 0)]
+
+    @pytest.mark.parametrize("on_conflict", ["skip", "update_priority"])
+    async def test_the_order_of_keys_is_not_that_of_jobs(
+        self, world: World, on_conflict: OnConflict
+    ) -> None:
+        jobs = [new(payload=b"%d" % n, key=f"k{9 - n}" if n % 3 else None) for n in range(9)]
+        ids = await world.enqueue(*jobs, on_conflict=on_conflict)
+        known = [job_id for job_id in ids if job_id is not None]
+        assert len(known) == 9
+        assert known == sorted(known)
+        assert [entry.job_id for entry in await world.backend.jobs.log()] == known
+        claimed = (await world.claim()).jobs
+        assert ids_of(claimed) == known
+        assert [job.payload for job in claimed] == [b"%d" % n for n in range(9)]

@@ -64,6 +64,16 @@ async def wake_ups(heard: Heard) -> int:
 
 
 class TestSchedule:
+    async def test_the_end_of_a_run_is_later_than_its_claim_however_fast(
+        self, world: World
+    ) -> None:
+        store = world.backend.schedules
+        claimed = await started(store)
+        ended = await store.finish(claimed)
+        assert ended is not None
+        assert ended.updated > claimed.updated
+        assert ended.updated > claimed.heartbeat
+
     async def test_a_snapshot_is_ordered_and_tells_the_time(self, world: World) -> None:
         store = world.backend.schedules
         empty = await store.snapshot()

@@ -1,96 +1,46 @@
-"""What only the asyncpg drivers have: the wall, the listener, cancellation, what they refuse."""
+"""What only the asyncpg drivers have: the wall, tuning, transactions, what they refuse."""
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Any
 
 import anyio
 import asyncpg
-import psycopg
 import pytest
 import trio
 
-from pgq_trio.abc import Backend, Driver
+from pgq_trio.abc import Driver
 from pgq_trio.db import AsyncpgDriver, AsyncpgPoolDriver
 from pgq_trio.errors import (
     BackendNotSupported,
     ConnectionLost,
     DuplicateJobError,
-    ListenerLost,
     SchemaMissing,
     StoreError,
 )
 from pgq_trio.model.outcomes import Outcome
 from pgq_trio.postgres.sql_port import ConstraintViolated
 from pgq_trio.settings import Settings
-from pgq_trio.store import asyncpg_sql, batches
+from pgq_trio.store import batches
 from pgq_trio.store.asyncpg_errors import translate_asyncpg
 from pgq_trio.store.asyncpg_sql import AsyncpgConnectionSql, AsyncpgPoolSql
-from tests.postgres.steps import Moment, cancel_everywhere
-from tests.servers import OwnServer, PostgresServer
+from tests.servers import PostgresServer
+from tests.store.asyncpg_kinds import Kind, OpenKind, kind, open_kind, world
 from tests.store.asyncpg_world import (
     asyncpg_connection,
     asyncpg_pool,
-    asyncpg_pool_world,
     connect_args,
 )
-from tests.store.world import ALICE, PATIENCE, World, fence, new
+from tests.store.world import ALICE, World, fence, new
+
+__all__ = ["kind", "open_kind", "world"]
 
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     """asyncpg runs on asyncio only."""
     return "asyncio"
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of driver, and what it stands on."""
-
-    target: Any
-    driver: Driver
-
-    @property
-    def backend(self) -> Backend:
-        return self.driver.backend(Settings())
-
-
-OpenKind = Callable[[str], Awaitable[Kind]]
-
-
-@pytest.fixture(params=["connection", "pool", "pool of one"])
-async def open_kind(request: pytest.FixtureRequest) -> AsyncIterator[OpenKind]:
-    """Opens the kind of driver that is tested, on a database."""
-    async with AsyncExitStack() as stack:
-
-        async def open_it(dsn: str) -> Kind:
-            if request.param == "connection":
-                opened = asyncpg_connection(dsn, application_name="me")
-                connection = await stack.enter_async_context(opened)
-                return Kind(connection, AsyncpgDriver(connection))
-            size = 1 if request.param == "pool of one" else 3
-            opened = asyncpg_pool(dsn, max_size=size, application_name="me")
-            pool = await stack.enter_async_context(opened)
-            return Kind(pool, AsyncpgPoolDriver(pool))
-
-        yield open_it
-
-
-@pytest.fixture
-async def kind(emptied_dsn: str, open_kind: OpenKind) -> Kind:
-    return await open_kind(emptied_dsn)
-
-
-@pytest.fixture
-async def world(emptied_dsn: str) -> AsyncIterator[World]:
-    async with asyncpg_pool_world(emptied_dsn, Settings()) as world:
-        yield world
 
 
 class TestWall:
@@ -150,6 +100,20 @@ class TestWall:
             await world.backend.jobs.cancel([2**70])
         assert await world.finish([job]) == {job.id}
 
+    async def test_a_connection_that_its_pool_has_back(self, emptied_dsn: str) -> None:
+        async with asyncpg_pool(emptied_dsn) as pool:
+            async with pool.acquire() as connection:
+                backend = AsyncpgDriver(connection).backend(Settings())
+                listening = backend.notifier.listen()
+                await listening.__aenter__()
+                await listening.__aexit__(None, None, None)
+            for operation in (backend.jobs.queue_size, backend.schema.install):
+                with pytest.raises(StoreError, match="released back to the pool"):
+                    await operation()
+            with pytest.raises(StoreError, match="released back to the pool"):
+                async with backend.notifier.listen():
+                    raise AssertionError("nobody listens there")
+
     async def test_a_transaction_that_is_aborted(self, emptied_dsn: str) -> None:
         async with asyncpg_connection(emptied_dsn) as connection:
             backend = AsyncpgDriver(connection).backend(Settings())
@@ -199,75 +163,6 @@ class TestWall:
             await kind.backend.jobs.enqueue([new(key="k")], on_conflict="raise")
         skipped = await kind.backend.jobs.enqueue([new(key="k")], on_conflict="skip")
         assert skipped == [None]
-
-
-class TestListener:
-    async def test_a_broken_connection_is_told(
-        self, kind: Kind, postgres_server: PostgresServer
-    ) -> None:
-        async with kind.backend.notifier.listen() as payloads:
-            await kind.backend.jobs.enqueue([new()], on_conflict="raise")
-            with anyio.fail_after(PATIENCE):
-                assert "insert" in await payloads.__anext__()
-            postgres_server.kill_backends(application_name="me")
-            with anyio.fail_after(PATIENCE), pytest.raises(ListenerLost):
-                await payloads.__anext__()
-
-    async def test_statements_run_beside_it(self, kind: Kind) -> None:
-        async with kind.backend.notifier.listen() as payloads, kind.backend.notifier.listen():
-            for _ in range(3):
-                await kind.backend.jobs.enqueue([new()], on_conflict="raise")
-            with anyio.fail_after(PATIENCE):
-                heard = [await payloads.__anext__() for _ in range(3)]
-        assert len(heard) == 3
-        # Left behind is nothing: a connection with listeners would warn when its pool gets it.
-        if isinstance(kind.driver, AsyncpgDriver):
-            assert await kind.target.fetch("SELECT pg_listening_channels()") == []
-
-    async def test_it_listens_elsewhere(self, kind: Kind, emptied_dsn: str) -> None:
-        settings = Settings(listen_dsn=emptied_dsn + " application_name=elsewhere")
-        async with kind.driver.backend(settings).notifier.listen() as payloads:
-            await kind.backend.jobs.enqueue([new()], on_conflict="raise")
-            with anyio.fail_after(PATIENCE):
-                assert "insert" in await payloads.__anext__()
-            with psycopg.connect(emptied_dsn) as observer:
-                found = observer.execute(
-                    "SELECT query FROM pg_stat_activity WHERE application_name = 'elsewhere'"
-                ).fetchall()
-            assert [row[0].startswith("LISTEN") for row in found] == [True]
-
-    async def test_an_error_in_the_block_comes_out_as_it_is(self, kind: Kind) -> None:
-        with pytest.raises(ZeroDivisionError):
-            async with kind.backend.notifier.listen():
-                raise ZeroDivisionError
-
-    async def test_inside_of_a_transaction(self, emptied_dsn: str) -> None:
-        async with asyncpg_connection(emptied_dsn) as connection, connection.transaction():
-            notifier = AsyncpgDriver(connection).backend(Settings()).notifier
-            with pytest.raises(StoreError, match="commit"):
-                async with notifier.listen():
-                    raise AssertionError("it would hear nothing")
-
-    async def test_a_pools_listener_would_notice_that_a_host_is_gone(
-        self, own_server: OwnServer
-    ) -> None:
-        """TCP probes it; the connections for statements are as the pool makes them."""
-        made: list[Any] = []
-
-        async def init(connection: Any) -> None:
-            made.append(connection)
-
-        args = connect_args(own_server.tcp_dsn())
-        async with (
-            asyncpg.create_pool(**args, min_size=1, max_size=1, init=init) as pool,
-            AsyncpgPoolSql(pool).listen("channel"),
-        ):
-            sockets = [one._transport.get_extra_info("socket") for one in made]
-            # The listener's is made last.
-            assert [
-                found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for found in sockets
-            ] == [0, 1]
-            assert sockets[1].getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
 
 
 class TestTransactions:
@@ -337,106 +232,6 @@ class TestJit:
                 connection.add_query_logger(lambda record: seen.append(record.query))
             assert await sql.fetch("SELECT current_setting('jit')") == [("off",)]
             assert not any("set_config" in statement for statement in seen)
-
-
-class TestCancellation:
-    """Each operation, cancelled at each of its steps, leaves connection and pool in order."""
-
-    @pytest.mark.parametrize(
-        "operation", ["enqueue", "batch", "claim", "cancel", "look", "script", "listen"]
-    )
-    async def test_everywhere(
-        self, kind: Kind, operation: str, monkeypatch: pytest.MonkeyPatch, emptied_dsn: str
-    ) -> None:
-        if operation == "batch":
-            monkeypatch.setattr(batches, "MAX_CHUNK_JOBS", 1)
-        backend = kind.backend
-        world = World(backend, _no_time)
-        await world.enqueue(new(key="first"))
-        operations: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-            "enqueue": lambda: _ignore(world.enqueue(new())),
-            "batch": lambda: _ignore(world.enqueue(new("b"), new("b"))),
-            "claim": lambda: _ignore(world.claim({"a": 1})),
-            "cancel": lambda: _ignore(backend.jobs.cancel([1, 2])),
-            "look": lambda: _ignore(backend.jobs.queue_size()),
-            "script": lambda: _ignore(backend.schema.install()),
-            "listen": lambda: _listen(backend),
-        }
-
-        async def check(step: int, moment: Moment) -> None:
-            with anyio.fail_after(PATIENCE * 2):
-                assert await backend.jobs.failed_jobs(limit=1) == [], (step, moment)
-                sizes = await backend.jobs.queue_size()
-            assert sum(size.count for size in sizes if size.entrypoint == "b") % 2 == 0
-            if isinstance(kind.driver, AsyncpgDriver):
-                assert not kind.target.is_in_transaction()
-                assert not kind.target.is_closed()
-            else:
-                assert kind.target.get_idle_size() == kind.target.get_size()
-
-        assert await cancel_everywhere(operations[operation], check) > 4
-
-    async def test_a_statement_under_way(self, kind: Kind, emptied_dsn: str) -> None:
-        world = World(kind.backend, _no_time)
-        [job] = await world.enqueue_ids(new())
-        with psycopg.connect(emptied_dsn) as other:
-            other.execute("SELECT FROM pgqueuer WHERE id = %s FOR UPDATE", [job])
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(kind.backend.jobs.cancel, [job])
-                with anyio.fail_after(PATIENCE):
-                    while not _somebody_waits(other):
-                        await anyio.sleep(0.01)
-                tasks.cancel_scope.cancel()
-            # The server has given up, and so the row is free for others.
-            assert not _somebody_waits(other)
-            other.rollback()
-        assert await kind.backend.jobs.cancel([job]) == {job}
-
-    async def test_it_is_over_on_the_server_as_well(self, emptied_dsn: str, world: World) -> None:
-        await world.enqueue(new())
-        async with asyncpg_connection(emptied_dsn) as connection:
-            sql = AsyncpgConnectionSql(connection)
-            with psycopg.connect(emptied_dsn) as other:
-                other.execute("SELECT FROM pgqueuer FOR UPDATE")
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(sql.fetch, "UPDATE pgqueuer SET priority = 1")
-                    with anyio.fail_after(PATIENCE):
-                        while not _somebody_waits(other):
-                            await anyio.sleep(0.01)
-                    tasks.cancel_scope.cancel()
-                assert not _somebody_waits(other)
-
-    async def test_a_server_that_does_not_answer(
-        self, emptied_dsn: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Then the connection is closed, and a pool opens another one."""
-        monkeypatch.setattr(asyncpg_sql, "_CLEANUP_LIMIT", 0.1)
-        async with asyncpg_pool(emptied_dsn, max_size=1) as pool:
-            sql = AsyncpgPoolSql(pool)
-            monkeypatch.setattr(asyncpg_sql, "_NOTHING", "SELECT pg_sleep(60)")
-            with anyio.move_on_after(0.2):
-                await sql.fetch("SELECT pg_sleep(60)")
-            with anyio.fail_after(PATIENCE):
-                assert await sql.fetch("SELECT 1") == [(1,)]
-
-
-async def _ignore(operation: Awaitable[object]) -> None:
-    await operation
-
-
-async def _listen(backend: Backend) -> None:
-    async with backend.notifier.listen() as payloads:
-        await backend.jobs.enqueue([new()], on_conflict="raise")
-        await payloads.__anext__()
-
-
-def _somebody_waits(connection: psycopg.Connection[Any]) -> bool:
-    row = connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
-    return row is not None and row[0] > 0
-
-
-async def _no_time(seconds: float) -> None:
-    raise NotImplementedError(seconds)
 
 
 class TestRefusals:

@@ -57,6 +57,19 @@ def is_killed(job: Job) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def forks_and_is_killed(job: Job) -> None:
+    """Leave a process behind that lives while the file is there; the file has its id."""
+    path = begun(job)
+    if os.fork() == 0:
+        begun(job)
+        while path.exists():
+            time.sleep(0.01)
+        os._exit(0)
+    while path.read_text() == str(os.getpid()):
+        time.sleep(0.01)
+    is_killed(job)
+
+
 def raises(job: Job) -> None:
     """Fail in a way that can be sent."""
     raise ValueError("in the process", job.id)

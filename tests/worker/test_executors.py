@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 import pytest
@@ -104,6 +105,22 @@ async def test_what_is_no_executor_is_refused(place: Place) -> None:
             pgq.qm.register_executor("it", own)
         with pytest.raises(RegistrationError):
             pgq.entrypoint("it")(no_handler)
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        (3, "executor_factory is an executor class, or a function of .* got 3"),
+        (lambda _: None, "what an executor_factory returns, derives from .* got None"),
+    ],
+)
+async def test_a_factory_that_makes_no_executor_is_refused(
+    place: Place, factory: Any, says: str
+) -> None:
+    async with place.open() as pgq:
+        with pytest.raises(RegistrationError, match=says):
+            pgq.entrypoint("it", executor_factory=factory)(no_handler)
+        pgq.entrypoint("it")(no_handler)  # the name is still free
 
 
 async def test_the_retrying_executor_counts_retries(place: Place) -> None:

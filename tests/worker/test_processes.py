@@ -143,6 +143,24 @@ async def test_a_retry_and_a_group_of_retries_come_across(place: Place) -> None:
         assert [reason and reason["reason"] for reason in reasons] == ["once", "twice"]
 
 
+async def test_a_death_is_noticed_although_a_fork_lives_on(
+    paths: Callable[[int], list[Path]],
+) -> None:
+    [file] = paths(1)
+    async with Place(InMemoryDriver()).open() as pgq:
+        pgq.entrypoint("it", executor_factory=ProcessExecutor)(handlers.forks_and_is_killed)
+        [job_id] = await pgq.queries.enqueue("it", payloads([file])[0])
+        try:
+            await run_dry(pgq)
+            os.kill(fork := int(file.read_text()), 0)  # it is there
+        finally:
+            file.unlink(missing_ok=True)
+        log = await last_log(pgq, job_id)
+        assert log.traceback is not None
+        assert log.traceback.exception_type == "WorkerProcessDied"
+    await is_gone(fork)
+
+
 async def test_signals_for_the_whole_program_do_not_end_it(place: Place) -> None:
     async with place.open() as pgq:
         pgq.entrypoint("it", executor_factory=ProcessExecutor)(handlers.ignores_signals)

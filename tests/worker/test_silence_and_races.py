@@ -44,7 +44,7 @@ def job(**changes: Any) -> Job:
 async def test_a_statement_without_an_answer_is_sent_again(
     place: Place, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgq_trio.worker.answers.ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr("pgq_trio.answers.ANSWER_LIMIT", 0.2)
     monkeypatch.setattr("pgq_trio.worker.heartbeat.ANSWER_LIMIT", 0.2)
     fallen_silent = anyio.Event()
     async with place.driver() as driver:

@@ -77,6 +77,7 @@ def _python_files(directory: Path) -> Iterator[Path]:
             for name in directories
             if not name.startswith(".")
             and name not in _SKIPPED
-            and not Path(root, name, "pyvenv.cfg").exists()
+            # In a directory that we may not search, as far as we see there is none.
+            and not os.path.exists(os.path.join(root, name, "pyvenv.cfg"))  # noqa: PTH110, PTH118
         ]
         yield from (Path(root, name) for name in files if name.endswith(".py"))

@@ -10,7 +10,13 @@
 -- Whatever is claimed here was locked here, so that two workers never wait for each other and
 -- never get the same row: each slides over what the other has locked.
 --
+-- A row may change between this statement's snapshot and its lock: what makes it claimable is asked
+-- again where it is locked.
+--
 -- A rescue is logged in any case: lost_runs.sql counts them.
+--
+-- Anybody who writes SQL can put times into a row that clients cannot hold, infinite ones at that;
+-- the claim would be committed, and its answer the end of the worker. They are cut to what can be.
 WITH entry AS MATERIALIZED (
     -- Rows deferred into the future stand among the due ones in the priority index, and a walk
     -- has to step over each of them. Where there are many, and the due ones are few, the due ones
@@ -89,6 +95,7 @@ candidate AS (
             LIMIT (SELECT 3 * $3::int + 100)
         ))
           AND q.status = 'queued'
+          AND q.execute_after + interval '0' < now()
         ORDER BY q.priority DESC, q.id
         LIMIT (SELECT $3::int)
         FOR UPDATE SKIP LOCKED
@@ -117,30 +124,47 @@ logged AS (
     FROM claimed
     WHERE $5::bool OR id IN (SELECT id FROM stale)
 )
-SELECT id, priority, created, execute_after, entrypoint, payload, headers::text, attempts,
-    dedupe_key, slot
+SELECT id, priority,
+    greatest({first_time}, least({last_time}, created)),
+    greatest({first_time}, least({last_time}, execute_after)),
+    entrypoint, payload, headers::text, attempts, dedupe_key, slot
 FROM claimed
 UNION ALL
 -- The last row tells the store's now (as `created`); when the next job is due, which is looked up
--- only when the batch is not full (this snapshot still shows the claimed rows as queued); and, as
--- JSON, which of the claimed jobs were rescued.
-SELECT NULL, NULL, now(), (
-        SELECT min(least(following.execute_after, now() + interval '100 years'))
-        FROM entry
-        CROSS JOIN LATERAL (
-            SELECT q.execute_after
+-- only when the batch is not full (this snapshot still shows the claimed rows as queued); as JSON,
+-- which of the claimed jobs were rescued; and in how many seconds, as text, the next of those that
+-- are not due yet is, looked up likewise.
+SELECT NULL, NULL, now(), following.due, (
+        SELECT json_agg(id)::text
+        FROM claimed
+        WHERE (SELECT EXISTS (SELECT FROM stale))
+          AND id IN (SELECT id FROM stale)
+    ), NULL, following.later, NULL, NULL, NULL
+FROM (
+    SELECT
+        min((
+            SELECT greatest(
+                {first_time}, least(now() + interval '100 years', q.execute_after)
+            )
             FROM {queue_table} q
             WHERE q.entrypoint = entry.name
               AND q.status = 'queued'
               AND q.id NOT IN (SELECT id FROM claimed)
             ORDER BY q.execute_after
             LIMIT 1
-        ) following
-        WHERE (SELECT count(*) FROM claimed) < $3::int
-    ), (
-        SELECT json_agg(id)::text
-        FROM claimed
-        WHERE (SELECT EXISTS (SELECT FROM stale))
-          AND id IN (SELECT id FROM stale)
-    ), NULL, NULL, NULL, NULL, NULL
+        )) AS due,
+        extract(epoch FROM min(
+            (
+                SELECT least(now() + interval '100 years', q.execute_after)
+                FROM {queue_table} q
+                WHERE q.entrypoint = entry.name
+                  AND q.status = 'queued'
+                  AND q.execute_after >= now()
+                ORDER BY q.execute_after
+                LIMIT 1
+            )
+        ) - now())::text AS later
+    FROM entry
+    WHERE (SELECT count(*) FROM claimed) < $3::int
+) following
 ORDER BY priority DESC NULLS LAST, id

@@ -117,6 +117,7 @@ fresh_unlimited AS (
             LIMIT (SELECT 3 * $3::int + 100)
         ))
           AND q.status = 'queued'
+          AND q.execute_after + interval '0' < now()
         ORDER BY q.priority DESC, q.id
         LIMIT (SELECT $3::int)
         FOR UPDATE SKIP LOCKED
@@ -159,6 +160,7 @@ fresh_limited AS (
             ) sorted
         ))
           AND q.status = 'queued'
+          AND q.execute_after + interval '0' < now()
         FOR UPDATE SKIP LOCKED
     ) job
 ),
@@ -226,27 +228,53 @@ logged AS (
     FROM claimed
     WHERE $5::bool OR id IN (SELECT id FROM stale)
 )
-SELECT id, priority, created, execute_after, entrypoint, payload, headers::text, attempts,
-    dedupe_key, slot
+SELECT id, priority,
+    greatest({first_time}, least({last_time}, created)),
+    greatest({first_time}, least({last_time}, execute_after)),
+    entrypoint, payload, headers::text, attempts, dedupe_key, slot
 FROM claimed
 UNION ALL
-SELECT NULL, NULL, now(), (
-        SELECT min(least(following.execute_after, now() + interval '100 years'))
-        FROM entry
-        CROSS JOIN LATERAL (
-            SELECT q.execute_after
+SELECT NULL, NULL, now(), following.due, (
+        SELECT json_agg(id)::text
+        FROM claimed
+        WHERE (SELECT EXISTS (SELECT FROM stale))
+          AND id IN (SELECT id FROM stale)
+    ), NULL, following.later, NULL, NULL, NULL
+FROM (
+    SELECT
+        min((
+            SELECT greatest(
+                {first_time}, least(now() + interval '100 years', q.execute_after)
+            )
             FROM {queue_table} q
             WHERE q.entrypoint = entry.name
               AND q.status = 'queued'
               AND q.id NOT IN (SELECT id FROM claimed)
             ORDER BY q.execute_after
             LIMIT 1
-        ) following
-        WHERE (SELECT count(*) FROM claimed) < $3::int
-    ), (
-        SELECT json_agg(id)::text
-        FROM claimed
-        WHERE (SELECT EXISTS (SELECT FROM stale))
-          AND id IN (SELECT id FROM stale)
-    ), NULL, NULL, NULL, NULL, NULL
+        )) AS due,
+        extract(epoch FROM min(
+            -- While an entrypoint has no free seat, or the claimer none for it, its jobs are of no
+            -- use: who frees one tells.
+            CASE WHEN entry.seats = 0
+                OR (
+                    SELECT count(*)
+                    FROM claimed
+                    WHERE claimed.entrypoint IN (SELECT name FROM entry WHERE seats > 0)
+                ) < $7::int
+                AND (SELECT count(*) FROM chosen WHERE chosen.name = entry.name)
+                    < (SELECT room.seats FROM room WHERE room.name = entry.name)
+            THEN (
+                SELECT least(now() + interval '100 years', q.execute_after)
+                FROM {queue_table} q
+                WHERE q.entrypoint = entry.name
+                  AND q.status = 'queued'
+                  AND q.execute_after >= now()
+                ORDER BY q.execute_after
+                LIMIT 1
+            ) END
+        ) - now())::text AS later
+    FROM entry
+    WHERE (SELECT count(*) FROM claimed) < $3::int
+) following
 ORDER BY priority DESC NULLS LAST, id

@@ -2,6 +2,9 @@
 --
 -- The parameters are those of enqueue.sql. Of a key that is twice in the batch the first wins. A
 -- place that was left out answers NULL; the id it drew is a gap in the sequence, nothing more.
+--
+-- Keys are inserted in their own order, so that two callers with the same ones never wait for each
+-- other in a circle.
 WITH input AS MATERIALIZED (
     SELECT
         nextval((SELECT pg_get_serial_sequence({queue_table_text}, 'id')::regclass)) AS id,
@@ -18,7 +21,7 @@ inserted AS (
         coalesce(execute_at, now() + make_interval(secs => coalesce(delay, 0))),
         'queued', entrypoint, dedupe_key, payload, headers::jsonb
     FROM input
-    ORDER BY place
+    ORDER BY dedupe_key COLLATE "C", place
     ON CONFLICT (dedupe_key) WHERE status IN ('queued', 'picked') AND dedupe_key IS NOT NULL
         DO NOTHING
     RETURNING id, priority, entrypoint
@@ -28,6 +31,7 @@ logged AS (
     SELECT id, 'queued', priority, entrypoint
     FROM inserted
     WHERE $8::bool
+    ORDER BY id
 )
 SELECT inserted.id
 FROM input

@@ -3,6 +3,9 @@
 --
 -- The parameters are those of enqueue.sql. The caller has merged keys that are twice in the batch:
 -- one statement cannot change a row twice.
+--
+-- Keys are inserted, and their rows locked, in their own order, so that two callers with the same
+-- ones never wait for each other in a circle.
 WITH input AS MATERIALIZED (
     SELECT
         nextval((SELECT pg_get_serial_sequence({queue_table_text}, 'id')::regclass)) AS id,
@@ -19,7 +22,7 @@ inserted AS (
         coalesce(execute_at, now() + make_interval(secs => coalesce(delay, 0))),
         'queued', entrypoint, dedupe_key, payload, headers::jsonb
     FROM input
-    ORDER BY place
+    ORDER BY dedupe_key COLLATE "C", place
     ON CONFLICT (dedupe_key) WHERE status IN ('queued', 'picked') AND dedupe_key IS NOT NULL
         DO UPDATE SET priority = greatest(job.priority, excluded.priority)
     RETURNING job.id, job.priority, job.entrypoint, job.dedupe_key
@@ -30,6 +33,7 @@ logged AS (
     SELECT id, 'queued', priority, entrypoint
     FROM inserted
     WHERE $8::bool AND id IN (SELECT id FROM input)
+    ORDER BY id
 )
 SELECT coalesce(by_key.id, input.id)
 FROM input

@@ -4,18 +4,24 @@
 -- $6 delays in seconds
 --
 -- One statement: the rows go, stay or are queued again, and the log has each outcome if and only
--- if it was written. `owned` is explained in finish_successful.sql.
+-- if it was written. `owned` is explained in finish_successful.sql. Here it locks the rows, in the
+-- order of ids as every statement on claims does: what is removed and what is kept are changed in
+-- turn, which the worker's own heartbeat could meet in a circle.
 WITH owned AS MATERIALIZED (
     SELECT claim.id, claim.updated, claim.kind, claim.traceback, claim.delay, job.slot
-    FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::float8[])
-        AS claim(id, updated, kind, traceback, delay)
+    FROM (
+        SELECT *
+        FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::float8[])
+            AS given(id, updated, kind, traceback, delay)
+        ORDER BY given.id
+    ) claim
     CROSS JOIN LATERAL (
         SELECT q.slot
         FROM {queue_table} q
         WHERE q.id = claim.id
           AND q.updated = claim.updated
           AND q.queue_manager_id IS NOT DISTINCT FROM $1::uuid
-        OFFSET 0
+        FOR UPDATE
     ) job
 ),
 removed AS (

@@ -6,7 +6,9 @@
 -- `owned` pairs each id with its own `updated`; OFFSET 0 keeps it a walk of the primary key, row
 -- by row, whatever the statistics say of a table that is empty one moment and full the next. The
 -- delete checks the fence again, for a row that changed hands meanwhile. IS NOT DISTINCT FROM is
--- there because the planner must not walk the index of all rows this worker ever held.
+-- there because the planner must not walk the index of all rows this worker ever held. `= ANY` walks
+-- the primary key in the order of ids, whatever theirs in the array, so that two statements on the
+-- same claims never wait for each other in a circle.
 WITH owned AS MATERIALIZED (
     SELECT job.id
     FROM unnest($2::bigint[], $3::timestamptz[]) AS claim(id, updated)

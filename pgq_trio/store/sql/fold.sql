@@ -3,7 +3,7 @@
 -- $1 only rows behind this id   $2 how many
 --
 -- What is counted is what the UPDATE returns, so a row that somebody else has marked or deleted
--- is not counted. On a lean install no index leads to unmarked rows: $1 (see fold_mark.py) bounds
+-- is not counted. On a lean install no index leads to unmarked rows: $1 (see log_marks.py) bounds
 -- how much of the primary key is walked for them. `id = ANY(ARRAY(...))` keeps the planner from
 -- joining by a scan of the whole log.
 WITH chosen AS MATERIALIZED (

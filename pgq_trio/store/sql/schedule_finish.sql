@@ -10,7 +10,7 @@
 -- it stands for the trigger too. What is due in the end wakes the schedulers.
 --
 -- `updated` is later than the last heartbeat, also of one that overtook this: schedule_resume.sql
--- tells by it whether the run goes on.
+-- tells by it whether the run goes on. Times are bounded as in schedule_snapshot.sql.
 WITH ended AS (
     UPDATE {schedules_table} schedule
     SET status = CASE schedule.status WHEN 'canceled' THEN 'canceled' ELSE 'queued' END
@@ -37,7 +37,18 @@ WITH ended AS (
     RETURNING
         id, expression, entrypoint, heartbeat, created, updated, next_run, last_run, status::text
 )
-SELECT id, expression, entrypoint, heartbeat, created, updated, next_run, last_run, status
+SELECT
+    id,
+    expression,
+    entrypoint,
+    least(greatest(heartbeat, '0100-01-01 00:00:00+00'), '9900-01-01 00:00:00+00'),
+    least(greatest(created, '0100-01-01 00:00:00+00'), '9900-01-01 00:00:00+00'),
+    least(greatest(updated, '0100-01-01 00:00:00+00'), '9900-01-01 00:00:00+00'),
+    least(greatest(next_run, '0100-01-01 00:00:00+00'), '9900-01-01 00:00:00+00'),
+    CASE WHEN last_run IS NOT NULL THEN
+        least(greatest(last_run, '0100-01-01 00:00:00+00'), '9900-01-01 00:00:00+00')
+    END,
+    status
 FROM ended
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL

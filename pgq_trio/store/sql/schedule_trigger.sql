@@ -4,7 +4,7 @@
 --
 -- A fire time is a whole second, so what is none was triggered and fires whatever its misfire policy
 -- says. A row that is due keeps its fire time, or the ones after it would be forgotten: a microsecond
--- marks it.
+-- marks it. It cannot mark '-infinity', which is read as the year 100, see schedule_snapshot.sql.
 WITH found AS MATERIALIZED (
     SELECT schedule.id
     FROM {schedules_table} schedule
@@ -19,7 +19,8 @@ triggered AS (
         WHEN schedule.next_run <= now()
         THEN greatest(
             schedule.next_run,
-            date_trunc('second', schedule.next_run) + interval '1 microsecond'
+            date_trunc('second', greatest(schedule.next_run, '0100-01-01 00:00:00+00'))
+                + interval '1 microsecond'
         )
         ELSE greatest(now(), date_trunc('second', now()) + interval '1 microsecond')
     END
