@@ -22,6 +22,7 @@ from pgq_trio.postgres.sql_port import Param, Row, SqlConnection, SqlSession
 from pgq_trio.store.asyncpg_errors import FAILURES, wall
 from pgq_trio.store.asyncpg_listener import Payloads
 from pgq_trio.store.event_loops import require_asyncio
+from pgq_trio.store.postgres_errors import only_connection_closed
 from pgq_trio.store.postgres_sql import listen_on
 
 __all__ = ["AsyncpgCallersSql", "AsyncpgConnectionSql", "AsyncpgPoolSql"]
@@ -224,6 +225,8 @@ class AsyncpgConnectionSql(AsyncpgCallersSql):
         # asyncpg refuses a statement while another one is under way.
         async with self._turn, _settled(self._connection):
             with wall(self._connection):
+                if self._connection.is_closed():
+                    raise only_connection_closed()
                 if not self._is_tuned and not self._connection.is_in_transaction():
                     await _Session(self._connection).fetch(_JIT_OFF)
                     self._is_tuned = True

@@ -10,7 +10,16 @@ from pgq_trio.errors import ConnectionLost, PgqError, SchemaMissing, StoreError
 from pgq_trio.postgres.errors import is_connection_lost, is_missing_object, is_retryable
 from pgq_trio.postgres.sql_port import ConstraintViolated
 
-__all__ = ["in_words", "judge", "translate"]
+__all__ = ["in_words", "judge", "only_connection_closed", "translate"]
+
+
+def only_connection_closed() -> ConnectionLost:
+    """Return the error of a driver whose one connection is closed: trying again mends nothing."""
+    return ConnectionLost(
+        "the only connection of this driver is closed, and nobody can make it again; give a "
+        "worker a pool, which replaces lost connections",
+        retryable=False,
+    )
 
 
 def translate(error: psycopg.Error) -> PgqError:

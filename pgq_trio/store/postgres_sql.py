@@ -18,11 +18,11 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 
-from pgq_trio.errors import ConnectionLost, ListenerLost
+from pgq_trio.errors import ListenerLost
 from pgq_trio.postgres import Connection, ConnectionPool, Listener, listen
 from pgq_trio.postgres.sql_port import Param, Row, SqlConnection, SqlSession
 from pgq_trio.store.postgres_encoding import encode
-from pgq_trio.store.postgres_errors import translate
+from pgq_trio.store.postgres_errors import only_connection_closed, translate
 from pgq_trio.store.psycopg_rows import AsyncRows
 
 __all__ = ["CallersSql", "ConnectionSql", "PoolSql", "listen_on"]
@@ -186,11 +186,7 @@ class ConnectionSql(_PsycopgSql):
         # psycopg has a lock around each statement; a transaction block needs one around itself.
         async with self._turn:
             if self._connection.closed:
-                raise ConnectionLost(
-                    "the only connection of this driver is closed, and nobody can make it again; "
-                    "give a worker a pool, which replaces lost connections",
-                    retryable=False,
-                )
+                raise only_connection_closed()
             if not self._is_tuned and self._connection.autocommit:
                 await _tune(self._connection)
                 self._is_tuned = True

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import anyio
 import anyio.from_thread
 import pytest
 
-from pgq_trio import Job, PgQueuer, PsycopgDriver, Queries, Schedule
+from pgq_trio import AsyncpgDriver, Job, PgQueuer, PsycopgDriver, Queries, Schedule
+from pgq_trio.abc import Driver
 from pgq_trio.concurrency.errors import as_failure, unwrapped
 from pgq_trio.errors import ConnectionLost, RegistrationError
 from pgq_trio.postgres import connect
 from pgq_trio.testing import UnreliableDriver
+from tests.store.asyncpg_world import asyncpg_connection
 from tests.worker.tools import Notes, Place, drain, outcome, running, until
 
 
@@ -178,9 +181,21 @@ async def test_odd_notifications_are_counted_and_do_not_flood_the_log(
         assert "ignored 10 notifications" in caplog.records[1].getMessage()
 
 
-async def test_a_run_ends_with_its_only_connection(installed_dsn: str) -> None:
-    async with await connect(installed_dsn, autocommit=True) as connection:
-        pgq = PgQueuer(PsycopgDriver(connection))
+@pytest.mark.parametrize("kind", ["psycopg", "asyncpg"])
+async def test_a_run_ends_with_its_only_connection(
+    database: Place, kind: str, anyio_backend: str
+) -> None:
+    dsn = str(database.target)
+    async with AsyncExitStack() as stack:
+        connection: Any
+        driver: Driver
+        if kind == "psycopg" or anyio_backend == "trio":  # asyncpg runs on asyncio only
+            connection = await stack.enter_async_context(await connect(dsn, autocommit=True))
+            driver = PsycopgDriver(connection)
+        else:
+            connection = await stack.enter_async_context(asyncpg_connection(dsn))
+            driver = AsyncpgDriver(connection)
+        pgq = PgQueuer(driver)
 
         @pgq.entrypoint("it")
         async def it(_job: Job) -> None:
