@@ -46,7 +46,7 @@ floors:
 coverage:
     coverage erase
     coverage run -m pytest -q -n 4 -k "not asyncio and not postgresql-system" \
-        --ignore tests/interop --ignore tests/defects --ignore tests/docs --ignore tests/kit \
+        --ignore tests/interop --ignore tests/defects --ignore tests/docs \
         --ignore tests/property --ignore tests/model/test_cron_zones.py
     coverage combine -q
     coverage report --fail-under=93
