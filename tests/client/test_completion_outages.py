@@ -44,8 +44,10 @@ async def test_a_killed_listener(postgres_server: PostgresServer, installed_dsn:
                 (job_id,) = await pgq.queries.enqueue("it", execute_after=NEVER)
 
                 async def end(job_id: int = job_id) -> None:
-                    (pid,) = listeners(postgres_server, installed_dsn)
-                    postgres_server.execute("SELECT pg_terminate_backend(%s)", pid)
+                    # Killed a moment ago, it may still be on its way back.
+                    while not (pids := listeners(postgres_server, installed_dsn)):
+                        await anyio.sleep(0.01)
+                    postgres_server.execute("SELECT pg_terminate_backend(%s)", pids[0])
                     await pgq.queries.mark_job_as_cancelled(job_id)
 
                 assert await both(watcher, job_id, end) == "canceled"
