@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
+import pty
 import signal
 import subprocess
 import sys
@@ -129,13 +129,24 @@ def test_what_is_for_one_job_only(invoke: Invoke, tmp_path: Path, args: tuple[st
     assert (result.code, result.out) == (2, "")
 
 
-@pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
 def test_a_terminal_gets_a_progress_bar(installed_dsn: str, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("a\nb\n")
-    line = f"{sys.executable} -m pgq_trio enqueue mail --stdin --dsn '{installed_dsn}' < in > out"
-    done = subprocess.run(["script", "-qec", line, "/dev/null"], capture_output=True, check=True)
-    assert b"enqueued" in done.stdout
-    assert b"2/?" in done.stdout
+    shown, terminal = pty.openpty()
+    program = [sys.executable, "-m", "pgq_trio", "enqueue", "mail", "--stdin"]
+    with (tmp_path / "in").open() as source, (tmp_path / "out").open("w") as target:
+        subprocess.run(
+            [*program, "--dsn", installed_dsn],
+            stdin=source,
+            stdout=target,
+            stderr=terminal,
+            check=True,
+            timeout=60,
+        )
+    bar = os.read(shown, 65536)
+    os.close(terminal)
+    os.close(shown)
+    assert b"enqueued" in bar
+    assert b"2/?" in bar
     assert (tmp_path / "out").read_text() == "enqueued 2 jobs\n"
 
 
