@@ -160,8 +160,11 @@ async def test_everything_killed_at_once(made_dir: Path, anyio_backend_name: str
         query(conninfo, "CREATE TABLE kept AS SELECT 42 AS x")
         pid, memory = postmaster(conninfo), shared_memory(conninfo)
         assert memory in Path("/proc/sysvipc/shm").read_text().split()
-        for each in (parent(pid), pid, process.pid):
-            os.kill(each, signal.SIGKILL)
+        # Stopped first: whoever sees another one die would tidy up before its own turn comes.
+        everybody = (pid, parent(pid), process.pid)
+        for sent in (signal.SIGSTOP, signal.SIGKILL):
+            for each in everybody:
+                os.kill(each, sent)
         await gone(pid)
     assert (made_dir / "postmaster.pid").exists()
     async with open_embedded(made_dir) as conninfo:
