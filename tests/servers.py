@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 import psycopg
 from psycopg import sql
@@ -23,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from pgq_trio.postgres._embedded_guard import SERVER_LOCK, try_lock
 from pgq_trio.postgres._embedded_host import wheel_bin_dir
 from pgq_trio.postgres._embedded_share import POLL, ServerSpec, Share
+from pgq_trio.testing.servers import TestServer
 
 #: Speed, not safety: the cluster is thrown away with the session.
 SERVER_SETTINGS = {
@@ -81,14 +81,12 @@ def _system_bin_dir() -> Path | None:
     return None
 
 
-class PostgresServer:
-    """A running server on which tests make databases; `conninfo` names it and its superuser."""
+class PostgresServer(TestServer):
+    """The kit's server with what tests of the package itself do to it and ask it."""
 
     def __init__(self, name: str, conninfo: str) -> None:
+        super().__init__(conninfo)
         self.name = name
-        self.conninfo = conninfo
-        self._admin: psycopg.Connection[Any] | None = None
-        self._templates: dict[tuple[str, ...], str] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -100,41 +98,27 @@ class PostgresServer:
     @property
     def version(self) -> int:
         """The major version, such as 18."""
-        return self._connection().info.server_version // 10_000
+        return self.connection().info.server_version // 10_000
 
     def execute(self, statement: str | sql.Composed, *params: object) -> list[Any]:
-        """Run one statement as the superuser in database `postgres`; its rows, if any."""
-        cursor = self._connection().execute(statement, params or None)
+        """Run one statement as the superuser; its rows, if any."""
+        cursor = self.connection().execute(statement, params or None)
         return cursor.fetchall() if cursor.description else []
-
-    def create_database(self, template: str = "template1") -> str:
-        """Create a database and return its name; who calls it drops it."""
-        name = f"pgq_{uuid4().hex[:16]}"
-        # FILE_COPY, because it takes 9 ms and WAL_LOG 32 ms for an empty database on release 18.
-        self.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-        return name
-
-    def drop_database(self, name: str) -> None:
-        """Drop a database together with the connections to it; fine when it is gone."""
-        self.execute(
-            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-        )
 
     @contextmanager
     def fresh_database(self, statements: Sequence[str] = ()) -> Iterator[str]:
         """The conninfo string of a database of its own, dropped at the end.
 
-        With `statements`, it is cloned from a template database in which they were run once.
+        It is cloned from a template database in which the statements were run once.
         """
-        name = self.create_database(self._template(statements) if statements else "template1")
-        try:
-            yield self.dsn(name)
-        finally:
-            self.drop_database(name)
+
+        def fill(dsn: str) -> None:
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                for statement in statements:
+                    connection.execute(statement)
+
+        with self._copy(tuple(statements), fill) as conninfo:
+            yield conninfo
 
     def kill_backends(
         self, *, application_name: str | None = None, dbname: str | None = None
@@ -151,35 +135,6 @@ class PostgresServer:
             dbname,
         )
         return len(rows)
-
-    def close(self) -> None:
-        """Give back what tests left here: the templates and the administrator's connection."""
-        for name in self._templates.values():
-            self.drop_database(name)
-        self._templates.clear()
-        self._disconnect()
-
-    def _template(self, statements: Sequence[str]) -> str:
-        key = tuple(statements)
-        if key not in self._templates:
-            name = self.create_database()
-            with psycopg.connect(self.dsn(name), autocommit=True) as connection:
-                for statement in statements:
-                    connection.execute(statement)
-            self._templates[key] = name
-        return self._templates[key]
-
-    def _connection(self) -> psycopg.Connection[Any]:
-        if self._admin is None or self._admin.closed:
-            self._admin = psycopg.connect(
-                self.dsn("postgres", application_name="pgq-trio tests"), autocommit=True
-            )
-        return self._admin
-
-    def _disconnect(self) -> None:
-        if self._admin is not None:
-            self._admin.close()
-            self._admin = None
 
 
 class OwnServer(PostgresServer):

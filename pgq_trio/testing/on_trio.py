@@ -13,14 +13,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
+import outcome
 import trio
 import trio.testing
 
 from pgq_trio.testing.decisions import Decisions
-from pgq_trio.testing.simulation import Deadlock, Simulation
+from pgq_trio.testing.simulation import Simulation
+from pgq_trio.testing.threads import run_sync_of
 
 __all__ = ["is_controllable", "run_on_trio"]
 
@@ -41,19 +43,28 @@ def run_on_trio(simulation: Simulation[Any], scenario: Callable[[], Any]) -> Non
         task = trio.lowlevel.current_task()
         task.name = "main"
         hooks.begin(task)
+        trio.socket.set_custom_socket_factory(_NoSockets(simulation))
+        trio.socket.set_custom_hostname_resolver(_NoNames(simulation))
         await simulation.run(scenario)
 
     controlled = is_controllable()
-    with nullcontext() if controlled else _delays_at_checkpoints(simulation.decisions):
-        hooks = _Hooks(simulation, controlled=controlled)
+    with (
+        nullcontext() if controlled else _delays_at_checkpoints(simulation.decisions),
+        _nothing_outside(simulation),
+    ):
+        hooks = _Hooks(simulation, clock, controlled=controlled)
         trio.run(main, clock=clock, instruments=[hooks])
 
 
 class _Hooks(trio.abc.Instrument):
     """Follows the scenario's tasks. Nothing here may raise: Trio would drop the instrument."""
 
-    def __init__(self, simulation: Simulation[Any], *, controlled: bool) -> None:
+    def __init__(
+        self, simulation: Simulation[Any], clock: trio.abc.Clock, *, controlled: bool
+    ) -> None:
         self._simulation = simulation
+        self._clock = clock
+        self._time = clock.current_time()
         self._controlled = controlled
         self._numbers: dict[Task, int] = {}
         self._count = 0
@@ -63,6 +74,7 @@ class _Hooks(trio.abc.Instrument):
     def begin(self, task: Task) -> None:
         """Follow this task and all that it starts."""
         self._add(task)
+        self._simulation.tasks = lambda: [(task.name, task.coro) for task in self._numbers]
 
     def before_run(self) -> None:
         if self._controlled:
@@ -90,24 +102,48 @@ class _Hooks(trio.abc.Instrument):
             self._simulation.after_step()
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the interface
+        now = self._clock.current_time()
+        if now != self._time:
+            self._time = now
+            self._jumped()
         self._idle += 1
-        if self._idle >= _IDLE_LOOKS and self._is_stuck():
-            waiting = ", ".join(task.name for task in self._numbers)
-            self._simulation.give_up(
-                Deadlock(f"all tasks wait, and nothing will wake them: {waiting}")
-            )
+        if self._idle >= _IDLE_LOOKS:
+            statistics = trio.lowlevel.current_statistics()
+            if statistics.tasks_runnable or statistics.seconds_to_next_deadline < math.inf:
+                return
+            if trio.testing.active_thread_count():
+                self._simulation.found_thread()
+            elif self._simulation.error is None:
+                self._simulation.stuck(_waits_for_io())
+            else:
+                self._abandon()
 
-    def _is_stuck(self) -> bool:
-        statistics = trio.lowlevel.current_statistics()
-        return (
-            statistics.seconds_to_next_deadline == math.inf
-            and not statistics.tasks_runnable
-            and not trio.testing.active_thread_count()
-        )
+    def _abandon(self) -> None:
+        """Raise in who still waits after the run was given up: the scope cannot reach it."""
+        for task in list(self._numbers):
+            if not any(nursery.child_tasks for nursery in task.child_nurseries):
+                trio.lowlevel.reschedule(task, outcome.Error(_Abandoned()))
+
+    def _jumped(self) -> None:
+        if trio.testing.active_thread_count():
+            self._simulation.found_thread()
+        elif _waits_for_io():
+            self._simulation.jumps_over_io()
 
     def _add(self, task: Task) -> None:
         self._count += 1
         self._numbers[task] = self._count
+
+
+def _waits_for_io() -> bool:
+    statistics: Any = trio.lowlevel.current_statistics().io_statistics
+    names = ("tasks_waiting_read", "tasks_waiting_write", "tasks_waiting")
+    # One is Trio's own, which waits for signals and for threads.
+    return sum(getattr(statistics, name, 0) for name in names) > 1
+
+
+class _Abandoned(BaseException):
+    """Ends a task that waits under a shield for what will never come."""
 
 
 class _Queue(deque[Task]):
@@ -166,6 +202,49 @@ def _runner() -> Any:
     return GLOBAL_RUN_CONTEXT.runner
 
 
+class _NoSockets(trio.abc.SocketFactory):
+    """Refuses sockets; pairs of them, whose both ends are the scenario's, do not come here."""
+
+    def __init__(self, simulation: Simulation[Any]) -> None:
+        self._simulation = simulation
+
+    def socket(
+        self,
+        family: int = 0,  # noqa: ARG002 - the interface
+        type: int = 0,  # noqa: A002, ARG002 - the interface
+        proto: int = 0,  # noqa: ARG002 - the interface
+    ) -> NoReturn:
+        raise self._simulation.refuse_io("open a socket")
+
+
+class _NoNames(trio.abc.HostnameResolver):
+    """Refuses to look names up."""
+
+    def __init__(self, simulation: Simulation[Any]) -> None:
+        self._simulation = simulation
+
+    async def getaddrinfo(self, *_arguments: object, **_options: object) -> NoReturn:
+        raise self._simulation.refuse_io("look up a host")
+
+    async def getnameinfo(self, *_arguments: object, **_options: object) -> NoReturn:
+        raise self._simulation.refuse_io("look up an address")
+
+
+@contextmanager
+def _nothing_outside(simulation: Simulation[Any]) -> Generator[None]:
+    async def no_process(*_arguments: object, **_options: object) -> NoReturn:
+        error = simulation.refuse_io("start a process")
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    with (
+        patch.object(trio, "run_process", no_process),
+        patch.object(trio.lowlevel, "open_process", no_process),
+        patch.object(trio.to_thread, "run_sync", run_sync_of(simulation)),
+    ):
+        yield
+
+
 @contextmanager
 def _delays_at_checkpoints(decisions: Decisions[Any]) -> Generator[None]:
     """Have each checkpoint last as long as the schedule says, in seconds of a clock that jumps."""
@@ -220,6 +299,7 @@ def _canary(decisions: Decisions[Task]) -> list[str]:
             nursery.start_soon(walk, "a")
             nursery.start_soon(walk, "b")
 
-    hooks = _Hooks(Simulation("trio", (), decisions), controlled=True)
+    clock = trio.testing.MockClock()
+    hooks = _Hooks(Simulation("trio", (), decisions), clock, controlled=True)
     trio.run(main, instruments=[hooks])
     return trace

@@ -10,7 +10,8 @@ import os
 from collections.abc import Awaitable, Generator
 from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
-from typing import Protocol, Unpack
+from types import TracebackType
+from typing import Never, Protocol, Unpack
 
 import psycopg
 import pytest
@@ -138,4 +139,27 @@ def pgq_postgres(postgres_dsn: str) -> AbstractAsyncContextManager[PgQueuer]:
 
     Its database is this test's alone and has the queue's tables.
     """
-    return PgQueuer.open(postgres_dsn)
+    return _Unopened(PgQueuer.open(postgres_dsn))
+
+
+class _Unopened(AbstractAsyncContextManager[PgQueuer]):
+    """An application that is still to be opened, and says so to who uses it as one."""
+
+    def __init__(self, opening: AbstractAsyncContextManager[PgQueuer]) -> None:
+        self._opening = opening
+
+    async def __aenter__(self) -> PgQueuer:
+        return await self._opening.__aenter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._opening.__aexit__(  # noqa: ASYNC102 - `open` shields what it closes
+            exc_type, exc, traceback
+        )
+
+    def __getattr__(self, name: str) -> Never:
+        raise AttributeError(f"open it first: `async with pgq_postgres as pgq`, then `pgq.{name}`")

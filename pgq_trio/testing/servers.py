@@ -6,7 +6,7 @@ whatever runs the tests.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
@@ -23,9 +23,12 @@ from pgq_trio.settings import Settings
 
 __all__ = ["TestServer", "private_server", "server_at"]
 
+#: The release whose CREATE DATABASE knows strategies.
+_STRATEGIES = 15_00_00
+
 
 class TestServer:
-    """A running server on which tests make databases.
+    """A server on which tests make databases; it may be restarted meanwhile.
 
     Attributes:
         conninfo: how to reach it as somebody who may create databases.
@@ -35,12 +38,22 @@ class TestServer:
 
     def __init__(self, conninfo: str) -> None:
         self.conninfo: str = conninfo
-        self._admin: psycopg.Connection[Any] = psycopg.connect(conninfo, autocommit=True)
-        self._templates: dict[Settings, str] = {}
+        self._admin: psycopg.Connection[Any] | None = None
+        self._templates: dict[Hashable, str] = {}
 
     def dsn(self, dbname: str) -> str:
         """Return the conninfo of one database of this server."""
         return make_conninfo(self.conninfo, dbname=dbname)
+
+    def connection(self) -> psycopg.Connection[Any]:
+        """Return a connection in autocommit, the same one while it lasts.
+
+        Raises:
+            psycopg.OperationalError: the server cannot be reached.
+        """
+        if self._admin is None or self._admin.closed:
+            self._admin = psycopg.connect(self.conninfo, autocommit=True)
+        return self._admin
 
     @contextmanager
     def database(self, settings: Settings | None = None) -> Generator[str]:
@@ -57,40 +70,54 @@ class TestServer:
         Raises:
             psycopg.Error: the server does not let us, or is gone.
         """
-        name = self._create(self._template(settings or Settings()))
-        try:
-            yield self.dsn(name)
-        finally:
-            self._drop(name)
+        names = settings or Settings()
+        with self._copy(names, lambda dsn: _install(dsn, names)) as dsn:
+            yield dsn
 
     def close(self) -> None:
         """Drop the templates and disconnect; the server goes on."""
         for name in self._templates.values():
             self._drop(name)
         self._templates.clear()
-        self._admin.close()
+        self._disconnect()
 
-    def _template(self, settings: Settings) -> str:
-        name = self._templates.get(settings)
-        if name is None:
-            name = self._templates[settings] = self._create("template1")
-            with psycopg.connect(self.dsn(name)) as connection:
-                SyncQueries(SyncPsycopgDriver(connection), settings=settings).install()
-        return name
+    @contextmanager
+    def _copy(self, key: Hashable, fill: Callable[[str], None]) -> Generator[str]:
+        """Make a copy of the template with this key, which is filled when it is first asked for."""
+        if key not in self._templates:
+            template = self._create("template1")
+            fill(self.dsn(template))
+            self._templates[key] = template
+        name = self._create(self._templates[key])
+        try:
+            yield self.dsn(name)
+        finally:
+            self._drop(name)
+
+    def _disconnect(self) -> None:
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
 
     def _create(self, template: str) -> str:
         name = f"pgq_test_{uuid4().hex[:16]}"
-        self._admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
+        create = "CREATE DATABASE {} TEMPLATE {}"
+        connection = self.connection()
+        if connection.info.server_version >= _STRATEGIES:
+            # It takes 9 ms, and the other strategy 32 ms for an empty database on release 18.
+            create += " STRATEGY FILE_COPY"
+        connection.execute(sql.SQL(create).format(sql.Identifier(name), sql.Identifier(template)))
         return name
 
     def _drop(self, name: str) -> None:
-        self._admin.execute(
+        self.connection().execute(
             sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
         )
+
+
+def _install(dsn: str, settings: Settings) -> None:
+    with psycopg.connect(dsn) as connection:
+        SyncQueries(SyncPsycopgDriver(connection), settings=settings).install()
 
 
 @contextmanager
@@ -102,6 +129,7 @@ def server_at(conninfo: str) -> Generator[TestServer]:
     """
     server = TestServer(conninfo)
     try:
+        server.connection()
         yield server
     finally:
         server.close()

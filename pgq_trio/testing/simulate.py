@@ -3,19 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar, get_args
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, get_args
 
 from pgq_trio.testing.decisions import Decisions, Policy, Schedule
 from pgq_trio.testing.on_asyncio import run_on_asyncio
 from pgq_trio.testing.on_trio import run_on_trio
-from pgq_trio.testing.simulation import Backend, Fault, Moment, Simulation
-from pgq_trio.testing.threads import Threads, threads_as
+from pgq_trio.testing.replaying import code_of
+from pgq_trio.testing.sameness import same_again
+from pgq_trio.testing.simulation import Backend, Fault, Moment, Origin, Simulation, Threads
+from pgq_trio.testing.threads import threads_as
 
 __all__ = ["cancel_everywhere", "explore", "simulate"]
 
 R = TypeVar("R")
 
 _RUN = {"trio": run_on_trio, "asyncio": run_on_asyncio}
+
+_MAX_STEPS = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scene(Generic[R]):
+    """What is to be run and how; a schedule and faults make a run of it."""
+
+    scenario: Callable[..., Awaitable[R]]
+    make: Callable[[], Any] | None = None
+    check: Callable[..., object] | None = None
+    backend: Backend
+    policy: Policy
+    threads: Threads
+    max_steps: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.backend not in _RUN:
+            backends = ", ".join(get_args(Backend))
+            raise ValueError(f"backend is one of {backends}, got {self.backend!r}")
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps is 1 or more, got {self.max_steps}")
+
+    def run(
+        self,
+        arguments: Sequence[object],
+        codes: Sequence[str],
+        schedule: Schedule,
+        faults: Iterable[Fault] = (),
+    ) -> Simulation[R]:
+        """Run it with these arguments, which the code of the run calls what `codes` say."""
+        simulation: Simulation[R] = Simulation(
+            backend=self.backend,
+            schedule=tuple(schedule),
+            decisions=Decisions(schedule, policy=self.policy),
+            faults=list(faults),
+            threads=self.threads,
+            max_steps=self.max_steps,
+            origin=Origin(scenario=self.scenario, arguments=codes, options=self._options()),
+        )
+        with same_again(self.seed), threads_as(simulation):
+            _RUN[self.backend](simulation, lambda: self.scenario(*arguments))
+        return simulation
+
+    def run_fresh(self, schedule: Schedule, faults: Iterable[Fault] = ()) -> Simulation[R]:
+        """Run it in a fresh world, and raise what it or its check raises, noted how to see it."""
+        world = () if self.make is None else (self.make(),)
+        codes = () if self.make is None else (f"{code_of(self.make, 'make')}()",)
+        simulation = self.run(world, codes, schedule, faults)
+        try:
+            simulation.check()
+            if self.check is not None:
+                self.check(*world, simulation)
+        except BaseException as exc:
+            simulation.explain(exc)
+            raise
+        return simulation
+
+    def _options(self) -> list[tuple[str, str]]:
+        defaults = {"policy": "stay", "threads": "refuse", "max_steps": _MAX_STEPS, "seed": 0}
+        return [
+            (name, repr(value))
+            for name, default in defaults.items()
+            if (value := getattr(self, name)) != default
+        ]
 
 
 def simulate(
@@ -26,12 +95,15 @@ def simulate(
     policy: Policy = "stay",
     faults: Iterable[Fault] = (),
     threads: Threads = "refuse",
-    max_steps: int = 100_000,
+    max_steps: int = _MAX_STEPS,
+    seed: int = 0,
 ) -> Simulation[R]:
     """Run a scenario once, its tasks in the given order, on a clock that jumps.
 
     No real time passes: when no task can run, the clock jumps to the next deadline. Real I/O has
-    no place in a scenario, since the clock does not wait for it.
+    no place in a scenario, since the clock does not wait for it: sockets and processes are refused
+    with `IORefused`. The same call makes the same run, step by step, in any process: `random` is
+    seeded, and queues in memory begin at midnight, UTC.
 
     Args:
         scenario: an async function; its tasks are those it starts in nurseries or task groups.
@@ -42,6 +114,7 @@ def simulate(
         faults: what happens at which step.
         threads: what becomes of `anyio.to_thread.run_sync`: "refuse" or "inline".
         max_steps: more than that is a `Livelock`.
+        seed: where `random` starts from; draw it where a scenario depends on chance.
 
     Returns:
         the run; nothing was raised yet: `check()` does, and returns what the scenario returned.
@@ -49,18 +122,15 @@ def simulate(
     Raises:
         ValueError: an argument that cannot be.
     """
-    if backend not in _RUN:
-        raise ValueError(f"backend is one of {', '.join(get_args(Backend))}, got {backend!r}")
-    simulation: Simulation[R] = Simulation(
+    scene: _Scene[R] = _Scene(
+        scenario=scenario,
         backend=backend,
-        schedule=tuple(schedule),
-        decisions=Decisions(schedule, policy=policy),
-        faults=list(faults),
+        policy=policy,
+        threads=threads,
         max_steps=max_steps,
+        seed=seed,
     )
-    with threads_as(threads, simulation):
-        _RUN[backend](simulation, lambda: scenario(*args))
-    return simulation
+    return scene.run(args, [code_of(argument) for argument in args], schedule, faults)
 
 
 def explore(
@@ -72,6 +142,8 @@ def explore(
     preemptions: int | None = 2,
     policy: Policy = "stay",
     threads: Threads = "refuse",
+    max_steps: int = _MAX_STEPS,
+    seed: int = 0,
     limit: int = 100_000,
 ) -> int:
     """Run a scenario under every schedule, up to a number of preemptions.
@@ -85,7 +157,7 @@ def explore(
         preemptions: deviations from the policy in one run, at most; None: any number. Most real
             faults need one or two.
         policy: see `simulate`.
-        threads: see `simulate`.
+        threads, max_steps, seed: see `simulate`.
         limit: runs at most.
 
     Returns:
@@ -95,14 +167,19 @@ def explore(
         AssertionError: there are more schedules than the limit allows.
         Whatever the scenario or `check` raises first, with the schedule that leads to it.
     """
+    scene: _Scene[R] = _Scene(
+        scenario=scenario,
+        make=make,
+        check=check,
+        backend=backend,
+        policy=policy,
+        threads=threads,
+        max_steps=max_steps,
+        seed=seed,
+    )
     prefix: tuple[int, ...] = ()
     for run in range(1, limit + 1):
-        world = () if make is None else (make(),)
-        simulation = simulate(
-            scenario, *world, backend=backend, schedule=prefix, policy=policy, threads=threads
-        )
-        _judge(simulation, check, world)
-        following = _next_prefix(simulation, preemptions)
+        following = _next_prefix(scene.run_fresh(prefix), preemptions)
         if following is None:
             return run
         prefix = following
@@ -132,6 +209,8 @@ def cancel_everywhere(
     schedule: Schedule = (),
     policy: Policy = "stay",
     threads: Threads = "refuse",
+    max_steps: int = _MAX_STEPS,
+    seed: int = 0,
     limit: int = 10_000,
 ) -> dict[Moment, int]:
     """Run a scenario again and again, cancelled at its first step, its second, until it ends first.
@@ -144,9 +223,7 @@ def cancel_everywhere(
         backend: "trio" or "asyncio".
         moments: "before" a step cancels at the task's next checkpoint, "in flight" cancels the
             operation that the step began.
-        schedule: see `simulate`.
-        policy: see `simulate`.
-        threads: see `simulate`.
+        schedule, policy, threads, max_steps, seed: see `simulate`.
         limit: steps at most.
 
     Returns:
@@ -156,70 +233,28 @@ def cancel_everywhere(
         AssertionError: the scenario did not end within the limit.
         Whatever the scenario raises other than its cancellation, and what `check` raises.
     """
+    scene: _Scene[R] = _Scene(
+        scenario=scenario,
+        make=make,
+        check=check,
+        backend=backend,
+        policy=policy,
+        threads=threads,
+        max_steps=max_steps,
+        seed=seed,
+    )
     return {
-        moment: sum(
-            1
-            for _ in _cancelled_runs(
-                lambda fault: _run_fresh(
-                    scenario, make, check, fault, backend, schedule, policy, threads
-                ),
-                moment,
-                limit,
-            )
-        )
+        moment: sum(1 for _ in _cancelled_runs(scene, schedule, moment, limit))
         for moment in moments
     }
 
 
 def _cancelled_runs(
-    run: Callable[[Fault], Simulation[Any]], moment: Moment, limit: int
+    scene: _Scene[Any], schedule: Schedule, moment: Moment, limit: int
 ) -> Iterator[int]:
     """Yield each step that there was to cancel at; how many a run needs is known at its end."""
     for step in range(1, limit + 1):
-        if run(Fault(step, moment)).steps < step:
+        if scene.run_fresh(schedule, [Fault(step, moment)]).steps < step:
             return
         yield step
     raise AssertionError(f"the scenario did not end within {limit} steps")
-
-
-def _run_fresh(
-    scenario: Callable[..., Awaitable[R]],
-    make: Callable[[], Any] | None,
-    check: Callable[..., object] | None,
-    fault: Fault,
-    backend: Backend,
-    schedule: Schedule,
-    policy: Policy,
-    threads: Threads,
-) -> Simulation[R]:
-    world = () if make is None else (make(),)
-    simulation = simulate(
-        scenario,
-        *world,
-        backend=backend,
-        schedule=schedule,
-        policy=policy,
-        faults=[fault],
-        threads=threads,
-    )
-    try:
-        _judge(simulation, check, world)
-    except BaseException as exc:
-        if simulation.steps >= fault.step:
-            task = simulation.trace[fault.step - 1]
-            exc.add_note(f"cancelled {fault.moment} step {fault.step}, one of task {task!r}")
-        raise
-    return simulation
-
-
-def _judge(
-    simulation: Simulation[Any], check: Callable[..., object] | None, world: tuple[Any, ...]
-) -> None:
-    simulation.check()
-    if check is None:
-        return
-    try:
-        check(*world, simulation)
-    except BaseException as exc:
-        exc.add_note(simulation.replay())
-        raise

@@ -15,16 +15,33 @@ __all__ = ["faults", "headers", "interleavings", "jobs", "payloads", "schedules"
 JobArguments: TypeAlias = dict[str, Any]
 
 
+#: How long the stretch of a run is in which tasks are preempted, in decisions; most faults show
+#: in a short one, which has far fewer schedules than a long one.
+_STRETCHES = (4, 8, 16, 32, 64, 128, 256)
+
+#: Decisions in a row that are drawn one by one.
+_LONGEST_WALK = 16
+
+
 def interleavings(
-    tasks: int = 2, *, decisions: int = 40, preemptions: int = 8
+    tasks: int = 2, *, decisions: int = 40, preemptions: int = 8, swarm: bool = False
 ) -> st.SearchStrategy[tuple[int, ...]]:
     """Draw schedules for `simulate`, which shrink towards fewer and earlier preemptions.
+
+    With `swarm` each example varies some features only ("swarm testing", Groce and others, 2012):
+    in which stretch of the run tasks are preempted, by how many of the others, and how: a number
+    of times, for so many decisions in a row, so that a task starves, or at random. That finds deep
+    faults sooner and shallow ones later, and leaves more preemptions that do no harm. Runs until a
+    planted fault was found (medians, `python -m benchmarks.schedules`), without and with it: one
+    preemption 27 and 31, two 142 and 98, three more than 400 and 86, four more than 400 and 44.
 
     Args:
         tasks: how many tasks can run at once, about; a number that is too low leaves out
             schedules, one that is too high costs nothing but examples.
-        decisions: among the first so many decisions preemptions are drawn.
-        preemptions: how many there are at most; most faults need one or two.
+        decisions: among the first so many decisions preemptions are drawn; more for long runs.
+        preemptions: how many there are at most, with `swarm` unless they come in rows; most faults
+            need one or two.
+        swarm: whether to look for faults that need more.
 
     Raises:
         ValueError: fewer than two tasks, no decision or no preemption.
@@ -34,18 +51,39 @@ def interleavings(
             "two tasks, one decision and one preemption at least, got "
             f"{tasks}, {decisions} and {preemptions}"
         )
-    return _schedules_with(tasks, decisions, preemptions)
+    return (_swarm if swarm else _few)(tasks, decisions, preemptions)
 
 
 @st.composite
-def _schedules_with(
-    draw: st.DrawFn, tasks: int, decisions: int, preemptions: int
-) -> tuple[int, ...]:
+def _few(draw: st.DrawFn, tasks: int, decisions: int, preemptions: int) -> tuple[int, ...]:
     # Places and picks, not a list of picks: that would be drawn short and shrink by its length.
     preemption = st.tuples(st.integers(0, decisions - 1), st.integers(1, tasks - 1))
     drawn = draw(st.lists(preemption, max_size=preemptions, unique_by=operator.itemgetter(0)))
     picks = dict(drawn)
     return tuple(picks.get(place, 0) for place in range(max(picks, default=-1) + 1))
+
+
+@st.composite
+def _swarm(draw: st.DrawFn, tasks: int, decisions: int, preemptions: int) -> tuple[int, ...]:
+    how = draw(st.sampled_from(["few", "few", "rows", "walk"]))
+    length = draw(st.sampled_from([*(x for x in _STRETCHES if x < decisions), decisions]))
+    start = draw(st.just(0) | st.integers(0, decisions - length))
+    pick = st.integers(1, draw(st.integers(1, tasks - 1)))
+    if how == "walk":
+        size = min(length, _LONGEST_WALK)
+        return (0,) * start + tuple(draw(st.lists(st.just(0) | pick, min_size=size, max_size=size)))
+    place = st.integers(start, start + length - 1)
+    if how == "rows":
+        rows = st.lists(st.tuples(place, pick, st.integers(1, length)), min_size=1, max_size=3)
+        picks: dict[int, int] = {}
+        for first, picked, times in draw(rows):
+            picks |= dict.fromkeys(range(first, min(first + times, decisions)), picked)
+    else:
+        count = draw(st.integers(1, min(preemptions, length)))
+        preemption = st.tuples(place, pick)
+        by_place = operator.itemgetter(0)
+        picks = dict(draw(st.lists(preemption, min_size=1, max_size=count, unique_by=by_place)))
+    return tuple(picks.get(place, 0) for place in range(max(picks) + 1))
 
 
 def faults(*, steps: int = 60, count: int = 1) -> st.SearchStrategy[list[Fault]]:

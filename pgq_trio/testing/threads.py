@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 from unittest.mock import patch
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from pgq_trio.testing.simulation import Simulation, ThreadRefused
+from pgq_trio.testing.replaying import code_of
+from pgq_trio.testing.simulation import Simulation, Threads
 
-__all__ = ["Threads", "threads_as"]
+__all__ = ["run_sync_of", "threads_as"]
 
 T = TypeVar("T")
 
-#: "refuse" gives the run up with `ThreadRefused` when a thread is asked for. "inline" calls the
-#: function at once on the event loop's thread, as one step that nothing can come between; it must
-#: not use `anyio.from_thread`, which needs a thread.
-Threads: TypeAlias = Literal["refuse", "inline"]
-
 
 @contextmanager
-def threads_as(choice: Threads, simulation: Simulation[Any]) -> Generator[None]:
+def threads_as(simulation: Simulation[Any]) -> Generator[None]:
     """Decide what `anyio.to_thread.run_sync` does for the length of a block.
 
     Raises:
         ValueError: an unknown choice.
     """
-    if choice not in get_args(Threads):
-        raise ValueError(f"threads is 'refuse' or 'inline', got {choice!r}")
+    if simulation.threads not in get_args(Threads):
+        raise ValueError(f"threads is 'refuse' or 'inline', got {simulation.threads!r}")
+    with patch.object(anyio.to_thread, "run_sync", run_sync_of(simulation)):
+        yield
+
+
+def run_sync_of(simulation: Simulation[Any]) -> Callable[..., Awaitable[Any]]:
+    """Return what stands for `run_sync` of AnyIO and of Trio in a run."""
 
     async def refuse(func: Callable[..., T], *_args: object, **_options: object) -> T:
-        error = ThreadRefused(
-            f"{getattr(func, '__qualname__', func)} is to run in a thread, and nobody can order "
-            "the steps of threads: make it async, or pass threads='inline' to have it called at "
-            "once, as one step"
-        )
-        simulation.give_up(error)
+        error = simulation.refuse_thread(code_of(func, "a function"))
         await anyio.lowlevel.checkpoint()
         raise error
 
@@ -49,5 +46,4 @@ def threads_as(choice: Threads, simulation: Simulation[Any]) -> Generator[None]:
         await anyio.lowlevel.cancel_shielded_checkpoint()
         return result
 
-    with patch.object(anyio.to_thread, "run_sync", refuse if choice == "refuse" else inline):
-        yield
+    return refuse if simulation.threads == "refuse" else inline

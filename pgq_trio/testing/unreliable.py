@@ -1,8 +1,8 @@
-"""A driver whose connection a test can cut, slow down or stop for good; it runs no jobs.
+"""A driver whose connection a test can cut, slow down, hold up or watch; it runs no jobs.
 
 Each operation of a store is a request, one atomic change and a reply. What can go wrong with it is
-that the request is lost, that the reply is lost after the change was made, and that either takes
-time; all of that can be asked for here, for any driver.
+that the request is lost, that the reply is lost after the change was made, that it is refused, and
+that either takes time or never comes; all of that can be asked for here, for any driver.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Literal, TypeAlias, cast, get_args
+from dataclasses import replace
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -29,11 +30,9 @@ from pgq_trio.abc import (
 from pgq_trio.errors import ConnectionLost, ListenerLost
 from pgq_trio.settings import Settings
 from pgq_trio.store.backend import StoreBackend
+from pgq_trio.testing.calls import Call, CallHook, Hold, LostPart, Script
 
-__all__ = ["LostPart", "UnreliableDriver"]
-
-#: What of an operation is lost: its request, so that nothing happens, or the reply to what did.
-LostPart: TypeAlias = Literal["request", "reply"]
+__all__ = ["UnreliableDriver"]
 
 
 class UnreliableDriver(Driver):
@@ -49,6 +48,10 @@ class UnreliableDriver(Driver):
         drops_notifications: whether notifications get lost from now on.
         doubles_notifications: whether each comes twice from now on.
         calls: how often each operation was called, such as "claim".
+        before: called at the start of each operation, before its request can be lost; None: not.
+        after: called when an operation has made its change, before the reply can be lost, and so
+            before the caller knows; None: not. What either raises, the caller of the operation
+            gets.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -56,10 +59,12 @@ class UnreliableDriver(Driver):
         self.drops_notifications: bool = False
         self.doubles_notifications: bool = False
         self.calls: Counter[str] = Counter()
+        self.before: CallHook | None = None
+        self.after: CallHook | None = None
         self._driver = driver
         self._cut_until = -math.inf
         self._crashed = False
-        self._lost: dict[tuple[str, LostPart], int] = {}
+        self._script = Script()
         self._listening: set[anyio.CancelScope] = set()
 
     @property
@@ -98,21 +103,59 @@ class UnreliableDriver(Driver):
             times: how often.
 
         Raises:
-            ValueError: an unknown part.
+            ValueError: an unknown part, or a number below zero.
         """
-        if part not in get_args(LostPart):
-            raise ValueError(f"part is 'request' or 'reply', got {part!r}")
-        self._lost[operation, part] = self._lost.get((operation, part), 0) + times
+        error = ConnectionLost(f"the {part} of {operation!r} was lost on purpose")
+        self._script.fail(operation, error, part, times=times)
+
+    def fail(
+        self,
+        operation: str,
+        error: Exception,
+        part: LostPart = "request",
+        *,
+        times: int = 1,
+        skip: int = 0,
+    ) -> None:
+        """Have the next calls of an operation raise an error of the test's choice.
+
+        Args:
+            operation: as for `lose`.
+            error: what they raise.
+            part: "request": instead of changing anything; "reply": after the change.
+            times: how often.
+            skip: calls that pass before; with 2 it is the third one that fails.
+
+        Raises:
+            ValueError: an unknown part, or a number below zero.
+        """
+        self._script.fail(operation, error, part, times=times, skip=skip)
+
+    def hold(self, operation: str, part: LostPart = "request", *, times: int = 1) -> Hold:
+        """Have the next calls of an operation wait until the test releases them, or for ever.
+
+        Args:
+            operation: as for `lose`.
+            part: "request": before the change; "reply": after it.
+            times: how many calls.
+
+        Returns:
+            what releases them, and tells how many have come to wait.
+
+        Raises:
+            ValueError: an unknown part, or a number below one.
+        """
+        return self._script.hold(operation, part, times=times)
 
     def backend(self, settings: Settings) -> Backend:
         """Return the stores of the real driver behind this one's connection."""
         real = self._driver.backend(settings)
         return StoreBackend(
             settings=settings,
-            jobs=cast("JobStore", _Behind(self._call, real.jobs)),
-            schedules=cast("ScheduleStore", _Behind(self._call, real.schedules)),
-            insights=cast("InsightStore", _Behind(self._call, real.insights)),
-            schema=cast("SchemaStore", _Behind(self._call, real.schema)),
+            jobs=cast("JobStore", _Behind(self._call, "jobs", real.jobs)),
+            schedules=cast("ScheduleStore", _Behind(self._call, "schedules", real.schedules)),
+            insights=cast("InsightStore", _Behind(self._call, "insights", real.insights)),
+            schema=cast("SchemaStore", _Behind(self._call, "schema", real.schema)),
             notifier=cast("Notifier", _NotifierBehind(self._call, real.notifier, self._listen)),
         )
 
@@ -120,30 +163,42 @@ class UnreliableDriver(Driver):
         """Return the real driver's, on a connection of the caller's."""
         return self._driver.using(connection)
 
-    async def _call(self, name: str, operation: Callable[..., Any], *args: Any, **kw: Any) -> Any:
-        self.calls[name] += 1
-        await self._travel(name, "request")
-        result = await operation(*args, **kw)
-        await self._travel(name, "reply")
+    async def _call(self, call: Call) -> Any:
+        await self._ask(call)
+        result = await cast("Callable[..., Awaitable[Any]]", call.operation)(
+            *call.args, **call.kwargs
+        )
+        await self._answer(replace(call, result=result))
         return result
+
+    async def _ask(self, call: Call) -> None:
+        self.calls[call.name] += 1
+        if self.before is not None:
+            await self.before(call)
+        await self._travel(call.name, "request")
+
+    async def _answer(self, call: Call) -> None:
+        if self.after is not None:
+            await self.after(call)
+        await self._travel(call.name, "reply")
 
     async def _travel(self, name: str, part: LostPart) -> None:
         if self.delay:
             await anyio.sleep(self.delay / 2)
         else:
             await anyio.lowlevel.checkpoint()
-        left = self._lost.get((name, part), 0)
-        if left:
-            self._lost[name, part] = left - 1
-        if left or self.is_cut:
+        await self._script.play(name, part)
+        if self.is_cut:
             raise ConnectionLost(f"the {part} of {name!r} was lost on purpose")
 
     @asynccontextmanager
     async def _listen(
-        self, listening: AbstractAsyncContextManager[AsyncIterator[str]]
+        self, listen: Callable[..., AbstractAsyncContextManager[AsyncIterator[str]]], *channels: Any
     ) -> AsyncGenerator[AsyncIterator[str]]:
-        await self._travel("listen", "request")
-        async with listening as payloads:
+        call = Call("notifier", "listen", listen, channels, {})
+        await self._ask(call)
+        async with listen(*channels) as payloads:
+            await self._answer(call)
             yield _Payloads(self, payloads)
 
     async def receive(self, payloads: AsyncIterator[str]) -> str:
@@ -182,8 +237,9 @@ class _Payloads(AsyncIterator[str]):
 class _Behind:
     """A store whose async operations go through the connection."""
 
-    def __init__(self, call: Callable[..., Any], store: object) -> None:
+    def __init__(self, call: Callable[..., Any], name: str, store: object) -> None:
         self._call = call
+        self._name = name
         self._store = store
 
     def __getattr__(self, name: str) -> Any:
@@ -192,7 +248,7 @@ class _Behind:
             return operation
 
         async def through(*args: Any, **kwargs: Any) -> Any:
-            return await self._call(name, operation, *args, **kwargs)
+            return await self._call(Call(self._name, name, operation, args, kwargs))
 
         return through
 
@@ -203,11 +259,11 @@ class _NotifierBehind(_Behind):
     def __init__(
         self, call: Callable[..., Any], notifier: Notifier, listen: Callable[..., Any]
     ) -> None:
-        super().__init__(call, notifier)
+        super().__init__(call, "notifier", notifier)
         self._listen = listen
         self._notifier = notifier
 
     def listen(self, *channels: Any) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Listen until the connection is cut."""
-        listening = self._notifier.listen(*channels)
-        return cast("AbstractAsyncContextManager[AsyncIterator[str]]", self._listen(listening))
+        listening = self._listen(self._notifier.listen, *channels)
+        return cast("AbstractAsyncContextManager[AsyncIterator[str]]", listening)

@@ -21,11 +21,11 @@ from pgq_trio import (
 from pgq_trio.errors import UnknownJob
 from pgq_trio.model.outcomes import Claim, Finished, Outcome
 from pgq_trio.postgres import connect
+from pgq_trio.testing import UnreliableDriver
 from pgq_trio.types import JobId
 from tests.client.tools import (
     NEVER,
     OFTEN,
-    LookedAtDriver,
     both,
     execute,
     heard,
@@ -119,16 +119,9 @@ async def test_a_job_that_is_requeued_is_waited_for_again(place: Place) -> None:
 
 async def test_a_look_says_nothing_to_who_comes_while_it_is_under_way(place: Place) -> None:
     """It saw the job held; the one who comes has requeued it."""
-    seen, go_on = anyio.Event(), anyio.Event()
     async with place.driver() as driver:
-        looked_at = LookedAtDriver(driver)
-
-        async def hold_back(name: str, result: object) -> None:
-            if name == "job_status" and not seen.is_set():
-                seen.set()
-                await go_on.wait()
-
-        looked_at.jobs.after = hold_back
+        looked_at = UnreliableDriver(driver)
+        look = looked_at.hold("job_status", "reply")
         queries = Queries(looked_at)
         job_id = await hold(queries, "it")
         async with (
@@ -136,7 +129,8 @@ async def test_a_look_says_nothing_to_who_comes_while_it_is_under_way(place: Pla
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(watcher.wait_for, job_id)
-            await seen.wait()
+            with anyio.fail_after(SOON):
+                await look.until_arrived()
             await queries.requeue_jobs(job_id)
 
             async def end() -> None:
@@ -144,7 +138,7 @@ async def test_a_look_says_nothing_to_who_comes_while_it_is_under_way(place: Pla
 
             async def let_it_go_on() -> None:
                 await anyio.wait_all_tasks_blocked()
-                go_on.set()
+                look.release()
 
             tasks.start_soon(let_it_go_on)
             assert await both(watcher, job_id, end) == "canceled"

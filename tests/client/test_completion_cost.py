@@ -9,8 +9,9 @@ from pgq_trio import CompletionWatcher, PsycopgDriver, Queries, Settings
 from pgq_trio.client import watching
 from pgq_trio.model.wire import JobsEnded, WorkerListens, outcomes_wanted_event, parse_event
 from pgq_trio.postgres import connect
+from pgq_trio.testing import UnreliableDriver
 from pgq_trio.types import JobId, JobStatus
-from tests.client.tools import NEVER, LookedAtDriver, heard, looked, with_outcomes
+from tests.client.tools import NEVER, heard, looked, with_outcomes
 from tests.worker.tools import SOON, Place, running, until
 
 
@@ -18,7 +19,7 @@ class TestCost:
     async def test_many_waiters_cost_one_statement_for_each_look(self, place: Place) -> None:
         learned: list[JobStatus] = []
         async with place.driver() as driver:
-            watched = LookedAtDriver(driver)
+            watched = UnreliableDriver(driver)
             queries = Queries(watched)
             async with (
                 CompletionWatcher(queries, refresh_interval=NEVER) as watcher,
@@ -33,14 +34,14 @@ class TestCost:
                     tasks.start_soon(wait, job_id)
                 await looked(watcher, len(ids))
                 await queries.clear_queue()
-                await watched.real.notifier.notify(
+                await driver.backend(Settings()).notifier.notify(
                     "work", ['{"type": "table_changed_event", "operation": "delete"}']
                 )
             assert learned == ["deleted"] * 10_000
         # At once, three early ones, one for the notification; and a slow machine gets two more.
-        assert watched.jobs.calls["job_status"] <= 7
-        assert watched.jobs.calls["listen"] == 1
-        assert watched.jobs.calls["notify"] == 1
+        assert watched.calls["job_status"] <= 7
+        assert watched.calls["listen"] == 1
+        assert watched.calls["notify"] == 1
 
     async def test_many_ids_go_in_chunks(
         self, place: Place, monkeypatch: pytest.MonkeyPatch

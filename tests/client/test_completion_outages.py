@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import replace
-
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
@@ -13,12 +9,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgq_trio import CompletionWatcher, PgqError, PgQueuer, Queries
-from pgq_trio.abc import Driver, Notifier
-from pgq_trio.errors import ConnectionLost, ListenerLost, SchemaMissing, StoreError
-from pgq_trio.model.wire import Channel
-from tests.client.tools import NEVER, LookedAtDriver, both, execute, heard, looked, with_outcomes
+from pgq_trio.errors import SchemaMissing, StoreError
+from pgq_trio.testing import UnreliableDriver
+from tests.client.tools import NEVER, both, execute, heard, looked, with_outcomes
 from tests.servers import OwnServer, PostgresServer
-from tests.worker.stores import WatchedDriver
 from tests.worker.tools import SOON, Place, running
 
 
@@ -99,21 +93,16 @@ async def test_a_server_that_is_away_when_it_is_entered(
 
 async def test_looks_that_fail_are_repeated(place: Place) -> None:
     async with place.driver() as driver:
-        watched = LookedAtDriver(driver)
-        failures = [StoreError("a deadlock", retryable=True), ConnectionLost("for a while")]
-
-        async def fail(name: str, given: object) -> None:
-            if name == "job_status" and failures:
-                raise failures.pop()
-
-        watched.jobs.before = fail
+        watched = UnreliableDriver(driver)
+        watched.lose("job_status", "request")
+        watched.fail("job_status", StoreError("a deadlock", retryable=True))
         queries = Queries(watched)
         async with CompletionWatcher(queries, refresh_interval=NEVER) as watcher:
             (job_id,) = await queries.enqueue("it")
             await queries.clear_queue()
             with anyio.fail_after(SOON):
                 assert await watcher.wait_for(job_id) == "deleted"
-        assert not failures
+        assert watched.calls["job_status"] >= 3
 
 
 class TestForGood:
@@ -192,52 +181,15 @@ class TestForGood:
     async def test_a_refused_connection(self, place: Place) -> None:
         """On entering, and later, when the password does not hold any more."""
         async with place.driver() as driver:
-            refusing = RefusingDriver(driver)
+            refusing, refusal = UnreliableDriver(driver), StoreError("no such role")
             queries = Queries(refusing)
             (job_id,) = await queries.enqueue("it")
-            refusing.notifier.refuses = True
+            refusing.fail("listen", refusal)
             with pytest.raises(StoreError, match="no such role"):
                 await queries.wait_for(job_id)
-            refusing.notifier.refuses = False
             with anyio.fail_after(SOON), pytest.raises(StoreError, match="no such role") as caught:
                 async with CompletionWatcher(queries, refresh_interval=NEVER) as watcher:
-                    refusing.notifier.refuses = True
-                    refusing.notifier.lose.set()
+                    refusing.fail("listen", refusal)
+                    refusing.cut(0)
                     await watcher.wait_for(job_id)
-            assert caught.value is refusing.notifier.refusal
-
-
-class RefusingNotifier(Notifier):
-    """Loses its connection when told, and refuses another."""
-
-    def __init__(self, notifier: Notifier) -> None:
-        self.refuses = False
-        self.refusal = StoreError("no such role")
-        self.lose = anyio.Event()
-        self._notifier = notifier
-
-    @asynccontextmanager
-    async def listen(self, *channels: Channel) -> AsyncGenerator[AsyncIterator[str]]:
-        if self.refuses:
-            await anyio.lowlevel.checkpoint()
-            raise self.refusal
-        async with self._notifier.listen(*channels) as payloads:
-            yield self._until_lost(payloads)
-
-    async def _until_lost(self, payloads: AsyncIterator[str]) -> AsyncGenerator[str]:
-        await self.lose.wait()
-        if self.lose.is_set():
-            raise ListenerLost("as told")
-        yield await payloads.__anext__()
-
-    async def notify(self, channel: Channel, payloads: Sequence[str]) -> None:
-        await self._notifier.notify(channel, payloads)
-
-
-class RefusingDriver(WatchedDriver):
-    """A real driver with such a notifier."""
-
-    def __init__(self, driver: Driver) -> None:
-        super().__init__(driver)
-        self.notifier = RefusingNotifier(self.real.notifier)
-        self._backend = replace(self._backend, notifier=self.notifier)
+            assert caught.value is refusal

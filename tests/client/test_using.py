@@ -30,8 +30,8 @@ from pgq_trio.errors import (
 from pgq_trio.postgres import connect, open_pool
 from pgq_trio.settings import Settings
 from pgq_trio.store import batches
+from pgq_trio.testing import cancel_at_each_step
 from tests.client.transactions import named_as, payloads_in, serving
-from tests.postgres.steps import Moment, cancel_everywhere
 from tests.store.asyncpg_world import asyncpg_connection, asyncpg_pool, connect_args
 
 KINDS = ["ours", "ours in autocommit", "psycopg", "asyncpg", "asyncpg of a pool"]
@@ -225,7 +225,7 @@ class TestTransaction:
                 async def cancel() -> None:
                     await queries.using(current.connection).mark_job_as_cancelled(other)  # noqa: B023
 
-                async def check(_step: int, _moment: Moment, kind: str = kind) -> None:
+                async def check(kind: str = kind) -> None:
                     nonlocal current
                     await _in_order(current)
                     assert await queries.job_status([other]) == [(other, "queued")]
@@ -234,7 +234,8 @@ class TestTransaction:
                         current = await begin(kind, installed_dsn, stack)
                         stacks.append(stack.pop_all())  # noqa: B023
 
-                assert await cancel_everywhere(cancel, check) > 4
+                steps = await cancel_at_each_step(cancel, check)
+                assert sum(steps.values()) > 4
                 await stacks.pop().aclose()
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.to_thread
 import psycopg
 
 from pgq_trio import CompletionWatcher, Job, PgQueuer, RetryRequested
-from pgq_trio.abc import Driver
 from pgq_trio.types import JobId, JobStatus
-from tests.worker.stores import WatchedDriver, WatchedJobs
 from tests.worker.tools import SOON, Gate, Place, until
 
 #: Only a notification ends a wait in time then.
@@ -20,24 +17,6 @@ NEVER = 3600.0
 
 #: For ends that nobody tells of.
 OFTEN = 0.1
-
-
-class WatchedLooks(WatchedJobs):
-    """A store that watches looks at the states of jobs as well."""
-
-    async def job_status(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
-        return await self._do("job_status", ids, lambda: self.store.job_status(ids))
-
-
-class LookedAtDriver(WatchedDriver):
-    """A driver whose job store watches looks at the states of jobs as well."""
-
-    def __init__(self, driver: Driver) -> None:
-        super().__init__(driver)
-        calls = self.jobs.calls
-        self.jobs: WatchedJobs = WatchedLooks(self.real.jobs)
-        self.jobs.calls = calls
-        self._backend = replace(self._backend, jobs=self.jobs)
 
 
 async def looked(watcher: CompletionWatcher, count: int) -> None:

@@ -12,15 +12,24 @@ from itertools import pairwise
 
 import anyio
 import pytest
-from hypothesis import Phase, given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from pgq_trio import InMemoryDriver, Job, PgQueuer, Queries, Schedule, ScheduleContext, Settings
 from pgq_trio.abc import Claimed, Driver
 from pgq_trio.postgres import connect
+from pgq_trio.testing import (
+    BACKENDS,
+    Backend,
+    Call,
+    Fault,
+    Simulation,
+    UnreliableDriver,
+    interleavings,
+    simulate,
+)
 from pgq_trio.worker import claimer
-from tests.worker.stores import WatchedDriver, slowly
-from tests.worker.tools import Gate, Notes, Place, running, until
-from tests.worker.virtual import BACKENDS, Backend, run
+from tests.property.profiles import examples
+from tests.worker.tools import Gate, Notes, Place, running, slowly, until
 
 Record = Callable[[str, object], None]
 
@@ -33,7 +42,7 @@ LATE = 0.5
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_defect_09_an_idle_hour(backend: Backend) -> None:
-    watched = WatchedDriver(InMemoryDriver())
+    watched = UnreliableDriver(InMemoryDriver())
 
     async def main() -> None:
         async with PgQueuer.open(watched) as pgq:
@@ -44,13 +53,13 @@ def test_defect_09_an_idle_hour(backend: Backend) -> None:
             async with running(pgq):
                 await anyio.sleep(3600)
 
-    run(backend, main)
-    assert 3600 / 30 <= watched.jobs.calls.total() <= 0.2 * 3600
+    simulate(main, backend=backend, max_steps=1_000_000).check()
+    assert 3600 / 30 <= watched.calls.total() <= 0.2 * 3600
 
 
 async def test_defect_09_idle_on_a_real_server(place: Place) -> None:
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
         async with Place(watched).open() as pgq:
 
             @pgq.entrypoint("it")
@@ -59,18 +68,18 @@ async def test_defect_09_idle_on_a_real_server(place: Place) -> None:
             async with running(pgq):
                 await until(partial(_has_claimed, watched))
                 await anyio.sleep(0.2)
-                before = watched.jobs.calls.total()
+                before = watched.calls.total()
                 await anyio.sleep(2)
-                assert watched.jobs.calls.total() == before
+                assert watched.calls.total() == before
 
 
-async def _has_claimed(watched: WatchedDriver) -> bool:
-    return watched.jobs.calls["claim"] >= 1
+async def _has_claimed(watched: UnreliableDriver) -> bool:
+    return watched.calls["claim"] >= 1
 
 
 async def test_defect_09_work_of_others_costs_one_claim_each_at_most(place: Place) -> None:
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
         async with Place(watched).open() as pgq, place.open() as elsewhere:
 
             @pgq.entrypoint("b")
@@ -78,7 +87,7 @@ async def test_defect_09_work_of_others_costs_one_claim_each_at_most(place: Plac
 
             async with running(pgq):
                 await until(partial(_has_claimed, watched))
-                before = watched.jobs.calls.total()
+                before = watched.calls.total()
                 for _ in range(50):
                     await elsewhere.queries.enqueue("a")
                 marker = await elsewhere.queries.enqueue("b")
@@ -87,7 +96,7 @@ async def test_defect_09_work_of_others_costs_one_claim_each_at_most(place: Plac
                     return dict(await pgq.queries.job_status(marker)) == {marker[0]: "successful"}
 
                 await until(caught_up)
-                spent = watched.jobs.calls.total() - before
+                spent = watched.calls.total() - before
             print(f"50 jobs for somebody else cost {spent} statements")
             assert spent <= 50 + 3  # the marker's claim, its outcome and the look after it
 
@@ -96,15 +105,15 @@ async def test_defect_09_wake_ups_during_a_claim_are_one(place: Place) -> None:
     begun: Notes[str] = Notes()
     go_on = anyio.Event()
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
 
-        async def wait_in_the_second(name: str, given: object) -> None:
-            if name == "claim":
-                begun.add(name)
+        async def wait_in_the_second(call: Call) -> None:
+            if call.name == "claim":
+                begun.add(call.name)
                 if len(begun.entries) == 2:
                     await go_on.wait()
 
-        watched.jobs.before = wait_in_the_second
+        watched.before = wait_in_the_second
         async with Place(watched).open() as pgq, place.open() as elsewhere:
 
             @pgq.entrypoint("b")
@@ -128,7 +137,7 @@ async def test_defect_09_wake_ups_during_a_claim_are_one(place: Place) -> None:
 def test_defect_09_a_saturated_limit_for_an_hour(backend: Backend, gone: bool) -> None:
     """Three workers wait for one seat; with PgQueuer's trigger they hear of every job's end."""
     driver = InMemoryDriver()
-    watched = [WatchedDriver(driver) for _ in range(3)]
+    watched = [UnreliableDriver(driver) for _ in range(3)]
 
     async def chatter() -> None:
         notifier = driver.backend(Settings()).notifier
@@ -159,14 +168,14 @@ def test_defect_09_a_saturated_limit_for_an_hour(backend: Backend, gone: bool) -
             await anyio.sleep(3600)
             assert seat.most == 1
             for each in watched:
-                assert each.jobs.calls.total() <= 0.5 * 3600
+                assert each.calls.total() <= 0.5 * 3600
             seat.open()
             freed = anyio.current_time()
             await seat.left.until(6)
             assert anyio.current_time() - freed < 0.05
             tasks.cancel_scope.cancel()
 
-    run(backend, main)
+    simulate(main, backend=backend, max_steps=1_000_000).check()
 
 
 @pytest.mark.parametrize("wakes", ["by our notification", "by PgQueuer's trigger"])
@@ -179,7 +188,7 @@ async def test_defect_09_a_freed_seat_is_used_by_the_other_worker(
     seat, blocked = Gate(), Gate()
     began: Notes[float] = Notes()
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
         async with place.open() as full, Place(watched).open() as idle:
 
             @full.entrypoint("limited", concurrency_limit=1)
@@ -217,11 +226,11 @@ async def test_defect_09_a_freed_seat_is_used_by_the_other_worker(
     assert lateness <= LATE
 
 
-async def _quiet(watched: WatchedDriver) -> None:
+async def _quiet(watched: UnreliableDriver) -> None:
     """Wait until a worker does nothing: its first looks follow upon its start and its LISTEN."""
     before = -1
-    while before != watched.jobs.calls.total():
-        before = watched.jobs.calls.total()
+    while before != watched.calls.total():
+        before = watched.calls.total()
         await anyio.sleep(0.3)
 
 
@@ -279,17 +288,17 @@ async def test_defect_19_work_that_comes_right_after_a_look_is_found(place: Plac
     started: Notes[float] = Notes()
     enqueued: list[float] = []
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
         async with Place(watched).open() as pgq, place.open() as elsewhere:
 
-            async def enqueue(name: str, result: object) -> None:
-                if isinstance(result, Claimed) and len(enqueued) < 10:
+            async def enqueue(call: Call) -> None:
+                if isinstance(call.result, Claimed) and len(enqueued) < 10:
                     enqueued.append(anyio.current_time())
                     await elsewhere.queries.enqueue("it")
                     # Its notification arrives before the answer does, which sends no event.
                     await anyio.sleep(0.05)
 
-            watched.jobs.after = enqueue
+            watched.after = enqueue
 
             @pgq.entrypoint("it")
             async def handler(job: Job) -> None:
@@ -301,33 +310,32 @@ async def test_defect_19_work_that_comes_right_after_a_look_is_found(place: Plac
 
 
 #: More steps than a worker takes from its start to the second time it is idle.
-STEPS = 400
+STEPS = 120
 
 
 def lateness_of_a_job_enqueued_at(
-    backend: Backend, step: int, others: int, seed: int
+    backend: Backend, step: int, others: int, schedule: tuple[int, ...]
 ) -> float | None:
     """Run a worker; enqueue at one of its steps. None: it had fewer steps."""
     driver = InMemoryDriver()
-    watched = WatchedDriver(driver)
-    watched.jobs.before = watched.jobs.after = slowly
-    now_or_never: list[Callable[[], None]] = []
+    watched = UnreliableDriver(driver)
+    watched.before = watched.after = slowly
+    reached: list[anyio.Event] = []
     lateness: list[float] = []
 
-    def on_step(number: int) -> None:
-        if number == step:
-            for call in now_or_never:
-                call()
+    def reach(_: Simulation[None]) -> None:
+        for event in reached:
+            event.set()
 
     async def main() -> None:
-        reached, done = anyio.Event(), anyio.Event()
-        now_or_never.append(reached.set)
+        done = anyio.Event()
+        reached.append(anyio.Event())
         queries = Queries(driver)
         enqueued = 0.0
 
         async def enqueue() -> None:
             nonlocal enqueued
-            await reached.wait()
+            await reached[0].wait()
             enqueued = anyio.current_time()
             await queries.enqueue("it", b"late")
 
@@ -347,22 +355,23 @@ def lateness_of_a_job_enqueued_at(
                     await done.wait()
             tasks.cancel_scope.cancel()
 
-    run(backend, main, on_step=on_step, seed=seed)
+    fault = Fault(step, "before", reach)
+    # Taking turns, tasks come between the steps of a look; a schedule adds what is rare.
+    simulate(main, backend=backend, schedule=schedule, policy="rotate", faults=[fault]).check()
     return lateness[0] if lateness else None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(
-    max_examples=150,
-    deadline=None,
-    database=None,
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+@examples(150)
+@given(
+    step=st.integers(1, STEPS),
+    others=st.integers(0, 3),
+    schedule=interleavings(tasks=5, decisions=80),
 )
-@given(step=st.integers(1, STEPS), others=st.integers(0, 3), seed=st.integers(0, 9))
 def test_defect_19_wherever_the_work_comes_it_is_picked_up_at_once(
-    backend: Backend, step: int, others: int, seed: int
+    backend: Backend, step: int, others: int, schedule: tuple[int, ...]
 ) -> None:
-    lateness = lateness_of_a_job_enqueued_at(backend, step, others, seed)
+    lateness = lateness_of_a_job_enqueued_at(backend, step, others, schedule)
     # Virtual seconds: at once, or only after the 30 s of `dequeue_timeout`.
     assert lateness is None or lateness < 1
 
@@ -371,6 +380,6 @@ def test_defect_19_wherever_the_work_comes_it_is_picked_up_at_once(
 def test_defect_19_the_property_reaches_the_worker(backend: Backend) -> None:
     """The steps that are drawn are steps that the worker takes."""
     reached = [
-        lateness_of_a_job_enqueued_at(backend, step, 1, 0) is not None for step in range(1, 100, 3)
+        lateness_of_a_job_enqueued_at(backend, step, 1, ()) is not None for step in range(1, 100, 3)
     ]
     assert sum(reached) >= 10

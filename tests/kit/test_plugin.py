@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,15 +28,7 @@ SETTINGS = {
     "pytest-trio": "[pytest]\ntrio_mode = true\nfilterwarnings = error\n",
 }
 
-RUNNERS = [
-    "anyio",
-    pytest.param(
-        "pytest-trio",
-        marks=pytest.mark.skipif(
-            find_spec("pytest_trio") is None, reason="pytest-trio is not installed"
-        ),
-    ),
-]
+RUNNERS = [*SETTINGS]
 
 IN_MEMORY = """
 from datetime import timedelta
@@ -271,6 +262,20 @@ def test_on_a_server_that_is_named_and_left_as_it_was(
     assert code == 0, printed
     assert "5 passed" in printed
     assert databases() - before == set()
+
+
+NOT_OPENED = """
+async def test_an_application_that_nobody_opened(pgq_postgres):
+    await pgq_postgres.queries.enqueue("mail")
+"""
+
+
+def test_an_application_that_is_used_before_it_is_opened(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    code, printed = run_session(tmp_path, NOT_OPENED, PGQ_TEST_DSN=postgres_server.dsn())
+    assert code == 1
+    assert "open it first: `async with pgq_postgres as pgq`, then `pgq.queries`" in printed
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:

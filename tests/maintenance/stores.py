@@ -1,23 +1,19 @@
-"""Stores around real ones: they count, and fail, wait or call back where a test says so."""
+"""What tests of the housekeeping share: statements that call back, a history, others at it."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 
-from pgq_trio.abc import Backend, Driver
-from pgq_trio.abc.insights import EXPIRE_BATCH, FOLD_BATCH, Step
-from pgq_trio.db import InMemoryDriver
+import anyio
+import pytest
+
+from pgq_trio.abc import Backend
+from pgq_trio.abc.insights import Step
 from pgq_trio.model.enqueue import new_jobs
-from pgq_trio.model.retention import Retention
 from pgq_trio.postgres.sql_port import Param, Row, SqlConnection, SqlSession
-from pgq_trio.settings import Settings
-from pgq_trio.store.backend import StoreBackend
-from pgq_trio.store.memory_insights import MemoryInsights
 
-#: Called with what is about to be done, or has just been done.
+#: Called with the statement that is about to be sent, or has just been answered.
 Hook = Callable[[str], Awaitable[None]]
 
 
@@ -25,65 +21,14 @@ async def nothing(_: str) -> None:
     """The hook that does nothing."""
 
 
-class WatchedInsights(MemoryInsights):
-    """The store in memory, watched.
+def occupied(patch: pytest.MonkeyPatch, backend: Backend, operation: str) -> None:
+    """Have an operation find another process at the history, as it never happens in memory."""
 
-    Attributes:
-        calls: how often each operation was called.
-        before: called with the operation's name; may wait or raise.
-        after: the same once it has taken effect.
-        busy: which operations find another process at the history.
-    """
+    async def busy(*_: object, **__: object) -> Step:
+        await anyio.lowlevel.checkpoint()
+        return Step(0, is_last=operation == "fold", is_busy=True)
 
-    def __init__(self, real: MemoryInsights) -> None:
-        super().__init__(real._state)
-        self.calls: Counter[str] = Counter()
-        self.before: Hook = nothing
-        self.after: Hook = nothing
-        self.busy: set[str] = set()
-
-    async def chores(self, retention: Retention | None) -> bool:
-        await self._begin("chores")
-        there_are = await super().chores(retention)
-        await self.after("chores")
-        return there_are
-
-    async def fold(self, *, limit: int = FOLD_BATCH) -> Step:
-        await self._begin("fold")
-        if "fold" in self.busy:
-            return Step(0, is_last=True, is_busy=True)
-        step = await super().fold(limit=limit)
-        await self.after("fold")
-        return step
-
-    async def expire(
-        self, retention: Retention, *, limit: int = EXPIRE_BATCH, from_start: bool = False
-    ) -> Step:
-        await self._begin("expire")
-        if "expire" in self.busy:
-            return Step(0, is_last=False, is_busy=True)
-        step = await super().expire(retention, limit=limit, from_start=from_start)
-        await self.after("expire")
-        return step
-
-    async def _begin(self, operation: str) -> None:
-        self.calls[operation] += 1
-        await self.before(operation)
-
-
-class WatchedDriver(Driver):
-    """A queue in memory whose insights are watched."""
-
-    def __init__(self, settings: Settings) -> None:
-        real = InMemoryDriver().backend(settings)
-        assert isinstance(real, StoreBackend)
-        assert isinstance(real.insights, MemoryInsights)
-        self.insights = WatchedInsights(real.insights)
-        self._backend = replace(real, insights=self.insights)
-
-    def backend(self, settings: Settings) -> Backend:
-        assert settings == self._backend.settings
-        return self._backend
+    patch.setattr(backend.insights, operation, busy)
 
 
 class WatchedSql(SqlConnection):

@@ -8,21 +8,28 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from pgq_trio import Job, PgQueuer, QueueManager
+from pgq_trio import InMemoryDriver, Job, PgQueuer, QueueManager
+from pgq_trio.abc import Driver
 from pgq_trio.client.queries import Queries
 from pgq_trio.db import PsycopgDriver
 from pgq_trio.errors import ConnectionLost
 from pgq_trio.maintenance.service import INTERVAL, Maintenance
 from pgq_trio.postgres import open_pool
 from pgq_trio.settings import Retention, Settings
-from tests.maintenance.stores import WatchedDriver, counted, some_history
+from pgq_trio.testing import BACKENDS, Backend, Call, UnreliableDriver, simulate
+from tests.maintenance.stores import counted, some_history
 from tests.servers import OwnServer
-from tests.worker import virtual
 
-BACKENDS = pytest.mark.parametrize("loop", virtual.BACKENDS)
+#: A day of a worker takes many steps.
+MAX_STEPS = 10_000_000
+
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+#: What the housekeeping asks its store for.
+CHORES = {"chores", "fold", "expire"}
 
 
-def manager(driver: WatchedDriver, settings: Settings) -> QueueManager:
+def manager(driver: Driver, settings: Settings) -> QueueManager:
     qm = QueueManager(Queries(driver, settings=settings))
 
     @qm.entrypoint("it")
@@ -42,11 +49,11 @@ async def running(qm: QueueManager) -> AsyncIterator[None]:
         qm.request_shutdown()
 
 
-@BACKENDS
-def test_a_worker_keeps_the_history_small(loop: virtual.Backend) -> None:
+@backends
+def test_a_worker_keeps_the_history_small(backend: Backend) -> None:
     async def main() -> None:
         settings = Settings(retention=Retention(default=3600))
-        driver = WatchedDriver(settings)
+        driver = UnreliableDriver(InMemoryDriver())
         qm = manager(driver, settings)
         async with running(qm):
             await qm.queries.enqueue(["it"] * 10)
@@ -56,27 +63,27 @@ def test_a_worker_keeps_the_history_small(loop: virtual.Backend) -> None:
             assert await qm.queries.queue_log() == []
         assert sum(row.count for row in await qm.queries.log_statistics()) == 30
 
-    virtual.run(loop, main)
+    simulate(main, backend=backend, max_steps=MAX_STEPS).check()
 
 
-@BACKENDS
-def test_without_a_retention_nothing_is_sent(loop: virtual.Backend) -> None:
+@backends
+def test_without_a_retention_nothing_is_sent(backend: Backend) -> None:
     async def main() -> None:
-        driver = WatchedDriver(Settings())
+        driver = UnreliableDriver(InMemoryDriver())
         qm = manager(driver, Settings())
         async with running(qm):
             await some_history(qm.queries.backend, 1)
             await anyio.sleep(24 * 3600)
-        assert not driver.insights.calls
+        assert not CHORES & driver.calls.keys()
 
-    virtual.run(loop, main)
+    simulate(main, backend=backend, max_steps=MAX_STEPS).check()
 
 
-@BACKENDS
-def test_a_drain_does_no_housekeeping(loop: virtual.Backend) -> None:
+@backends
+def test_a_drain_does_no_housekeeping(backend: Backend) -> None:
     async def main() -> None:
         settings = Settings(retention=0)
-        driver = WatchedDriver(settings)
+        driver = UnreliableDriver(InMemoryDriver())
         qm = manager(driver, settings)
 
         @qm.entrypoint("long")
@@ -85,54 +92,50 @@ def test_a_drain_does_no_housekeeping(loop: virtual.Backend) -> None:
 
         await qm.queries.enqueue("long")
         await qm.run(mode="drain", handle_signals=False)
-        assert not driver.insights.calls
+        assert not CHORES & driver.calls.keys()
 
-    virtual.run(loop, main)
+    simulate(main, backend=backend, max_steps=MAX_STEPS).check()
 
 
-@BACKENDS
-def test_health_says_what_keeps_it_from_its_work(loop: virtual.Backend) -> None:
+@backends
+def test_health_says_what_keeps_it_from_its_work(backend: Backend) -> None:
     async def main() -> None:
         settings = Settings(retention=0)
-        driver = WatchedDriver(settings)
+        driver = UnreliableDriver(InMemoryDriver())
         qm = manager(driver, settings)
-        is_lost = True
 
-        async def before(operation: str) -> None:
-            if is_lost:
+        async def before(call: Call) -> None:
+            await anyio.lowlevel.checkpoint()
+            if call.name in CHORES:
                 raise ConnectionLost("the cable")
 
-        driver.insights.before = before
+        driver.before = before
         async with running(qm):
             await anyio.sleep(3 * INTERVAL)
             health = qm._core.health()
             assert health.status == "degraded"
             assert "the cable" in health.problems["maintenance"]
-            is_lost = False
+            driver.before = None
             await anyio.sleep(3 * INTERVAL)
             assert qm._core.health().status == "ok"
 
-    virtual.run(loop, main)
+    simulate(main, backend=backend, max_steps=MAX_STEPS).check()
 
 
-@BACKENDS
-def test_it_stops_with_the_run_in_the_middle_of_a_step(loop: virtual.Backend) -> None:
+@backends
+def test_it_stops_with_the_run_in_the_middle_of_a_step(backend: Backend) -> None:
     async def main() -> None:
         settings = Settings(retention=0)
-        driver = WatchedDriver(settings)
+        driver = UnreliableDriver(InMemoryDriver())
         qm = manager(driver, settings)
-
-        async def before(operation: str) -> None:
-            await anyio.sleep_forever()
-
-        driver.insights.before = before
+        driver.hold("chores")
         async with running(qm):
             await anyio.sleep(2 * INTERVAL)
-            assert driver.insights.calls["chores"] == 1
+            assert driver.calls["chores"] == 1
             began = anyio.current_time()
         assert anyio.current_time() - began < 1
 
-    virtual.run(loop, main)
+    simulate(main, backend=backend, max_steps=MAX_STEPS).check()
 
 
 async def test_on_postgresql(installed_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import anyio
@@ -23,6 +21,7 @@ from pgq_trio.postgres import Connection, connect, open_pool
 from pgq_trio.settings import Settings
 from pgq_trio.store.postgres_insights import PostgresInsights
 from pgq_trio.store.postgres_sql import PoolSql
+from pgq_trio.testing import cancel_at_each_step
 from tests.maintenance.stores import WatchedSql, nothing
 from tests.store.asyncpg_world import asyncpg_pool
 
@@ -363,32 +362,26 @@ async def test_an_estimate_of_a_large_log_reads_a_sample(
     assert 2_000 < sampled < 30_000
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-async def test_interrupted_at_any_statement_each_row_is_counted_once(
-    world: World, when: str
-) -> None:
-    for step in itertools.count(1):
+async def test_interrupted_at_any_step_each_row_is_counted_once(world: World) -> None:
+    async def begin() -> PostgresInsights:
         await world.execute("TRUNCATE pgqueuer_log, pgqueuer_statistics")
         await world.execute(SOME.format(30))
-        insights, count = world.another_process(), itertools.count(1)
-        with anyio.CancelScope() as scope:
-            setattr(world.sql, when, partial(cancel_at, scope, count, step))
-            await insights.fold(limit=10)
-            await insights.expire(Retention(default=0, statistics=3600), limit=10)
-            await insights.fold(limit=10)
-        setattr(world.sql, when, nothing)
-        unfolded = await insights.unfolded()
-        assert await world.counted() + unfolded == 30, f"cancelled {when} statement {step}"
+        return world.another_process()
+
+    insights = await begin()
+
+    async def work() -> None:
+        await insights.fold(limit=10)
+        await insights.expire(Retention(default=0, statistics=3600), limit=10)
+        await insights.fold(limit=10)
+
+    async def check() -> None:
+        nonlocal insights
+        assert await world.counted() + await insights.unfolded() == 30
         while not (await insights.expire(Retention(default=0))).is_last:
             pass
         assert await world.counted() == 30
-        if next(count) <= step:
-            break
-    assert step > 12
+        insights = await begin()
 
-
-async def cancel_at(
-    scope: anyio.CancelScope, count: itertools.count[int], step: int, _: str
-) -> None:
-    if next(count) == step:
-        scope.cancel()
+    steps = await cancel_at_each_step(work, check)
+    assert min(steps.values()) > 12

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,9 +11,10 @@ import pytest
 
 from pgq_trio.abc.insights import Step
 from pgq_trio.client.queries import Queries
+from pgq_trio.db import InMemoryDriver
 from pgq_trio.settings import Retention, Settings
-from tests.maintenance.stores import WatchedDriver
-from tests.worker import virtual
+from pgq_trio.testing import BACKENDS, Backend, Call, UnreliableDriver, simulate
+from tests.maintenance.stores import occupied
 
 DAY = timedelta(days=1)
 
@@ -42,7 +42,7 @@ CALLS: list[tuple[Callable[[Queries, Any], Awaitable[object]], object]] = [
 
 @pytest.mark.parametrize("call", range(len(CALLS)))
 async def test_wrong_arguments_are_refused_before_anything_is_sent(call: int) -> None:
-    driver = WatchedDriver(Settings())
+    driver = UnreliableDriver(InMemoryDriver())
     queries = Queries(driver)
     function, wrong = CALLS[call]
     assert isinstance(wrong, list)
@@ -50,11 +50,11 @@ async def test_wrong_arguments_are_refused_before_anything_is_sent(call: int) ->
         with pytest.raises((TypeError, ValueError)) as caught:
             await function(queries, value)
         assert str(caught.value)
-    assert not driver.insights.calls
+    assert not driver.calls
 
 
 async def test_spans_longer_than_any_date_are_ever() -> None:
-    queries = Queries(WatchedDriver(Settings()))
+    queries = Queries(InMemoryDriver())
     await queries.enqueue("a")
     for ever in (timedelta.max, float("inf"), 1e300):
         assert len(await queries.log_statistics(last=ever)) == 1
@@ -65,7 +65,7 @@ async def test_spans_longer_than_any_date_are_ever() -> None:
 
 
 async def test_an_empty_list_shows_and_deletes_nothing() -> None:
-    queries = Queries(WatchedDriver(Settings()))
+    queries = Queries(InMemoryDriver())
     await queries.enqueue("a")
     assert await queries.browse_queue(statuses=[]) == []
     assert await queries.browse_queue(entrypoints=[]) == []
@@ -76,22 +76,21 @@ async def test_an_empty_list_shows_and_deletes_nothing() -> None:
 
 
 async def test_without_an_age_it_says_where_to_give_one() -> None:
-    queries = Queries(WatchedDriver(Settings()))
+    queries = Queries(InMemoryDriver())
     with pytest.raises(ValueError, match=r"retention=.*Settings\(retention="):
         await queries.delete_expired_logs()
 
 
 async def test_the_settings_say_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(retention=0)
-    driver = WatchedDriver(settings)
-    queries = Queries(driver, settings=settings)
+    queries = Queries(InMemoryDriver(), settings=settings)
     await queries.enqueue(["a"] * 25)
-    real, told = driver.insights.expire, list[int]()
+    real, told = queries.backend.insights.expire, list[int]()
 
     async def expire(retention: Retention, *, from_start: bool) -> Step:
         return await real(retention, limit=10)
 
-    monkeypatch.setattr(driver.insights, "expire", expire)
+    monkeypatch.setattr(queries.backend.insights, "expire", expire)
     assert await queries.estimate_expired_logs() == 25
     assert await queries.delete_expired_logs(DAY) == 0
     assert await queries.delete_expired_logs(on_progress=told.append) == 25
@@ -102,22 +101,26 @@ async def test_the_settings_say_how_long(monkeypatch: pytest.MonkeyPatch) -> Non
     assert row.count == 25
 
 
-@pytest.mark.parametrize("loop", virtual.BACKENDS)
-def test_a_deletion_waits_while_another_process_is_at_it(loop: virtual.Backend) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_deletion_waits_while_another_process_is_at_it(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
-        driver = WatchedDriver(Settings())
-        queries = Queries(driver)
+        driver = InMemoryDriver()
+        connection = UnreliableDriver(driver)
+        queries = Queries(connection)
         await queries.enqueue("a")
-        driver.insights.busy = {"expire"}
-        tries = itertools.count(1)
+        occupied(monkeypatch, driver.backend(Settings()), "expire")
 
-        async def before(operation: str) -> None:
-            if next(tries) == 20:
-                driver.insights.busy = set()
+        async def before(call: Call) -> None:
+            await anyio.lowlevel.checkpoint()
+            if connection.calls["expire"] == 20:
+                monkeypatch.undo()
 
-        driver.insights.before = before
+        connection.before = before
         began = anyio.current_time()
         assert await queries.delete_expired_logs(0) == 1
         assert 1 < anyio.current_time() - began < 20
+        assert connection.calls["expire"] >= 20
 
-    virtual.run(loop, main)
+    simulate(main, backend=backend).check()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from datetime import datetime, timedelta
 
 import anyio
 import pytest
-import trio
-import trio.testing
+from hypothesis import given, strategies as st
 
 from pgq_trio.abc import ScheduleStore
 from pgq_trio.db import InMemoryDriver
@@ -17,8 +15,20 @@ from pgq_trio.models import Schedule, ScheduleContext
 from pgq_trio.scheduler.loop import Scheduler
 from pgq_trio.scheduler.registry import ScheduleRegistry
 from pgq_trio.settings import Settings
-from tests.scheduler.stores import WatchedStore, add_due, rows
-from tests.scheduler.virtual import World
+from pgq_trio.testing import (
+    BACKENDS,
+    Backend,
+    Fault,
+    Moment,
+    Policy,
+    Simulation,
+    UnreliableDriver,
+    cancel_everywhere,
+    interleavings,
+    simulate,
+)
+from tests.property.profiles import examples
+from tests.scheduler.tools import add_due, rows
 
 EVERY_MINUTE = "* * * * *"
 
@@ -26,8 +36,9 @@ EVERY_MINUTE = "* * * * *"
 class Scenario:
     """Three missed fire times, each run for `seconds`, then the scheduler stops."""
 
-    def __init__(self, store: ScheduleStore, *, seconds: float) -> None:
-        self.store = store
+    def __init__(self, *, seconds: float) -> None:
+        self.driver = InMemoryDriver()
+        self.store = self.driver.backend(Settings()).schedules
         self.completed: Counter[datetime] = Counter()
         self._seconds = seconds
         self._registry = ScheduleRegistry()
@@ -44,17 +55,21 @@ class Scenario:
         """Put the row in the table."""
         await add_due(self.store, "work", EVERY_MINUTE, ago=timedelta(seconds=150))
 
+    async def run_unreliably(self) -> None:
+        """Run it on a connection whose requests and replies take a step each."""
+        await self.run(UnreliableDriver(self.driver).backend(Settings()).schedules)
+
     async def run(self, store: ScheduleStore) -> None:
         """Run a scheduler on a store until three fire times are completed."""
         self._scheduler = Scheduler(store, self._registry, resources={})
         await self._scheduler.run()
 
-    async def check(self, where: str) -> None:
+    async def check(self) -> None:
         """Nothing stays picked, and another scheduler completes what is left, each once."""
-        assert [row.status for row in await rows(self.store)] == ["queued"], where
+        assert [row.status for row in await rows(self.store)] == ["queued"]
         if len(self.completed) < 3:
             await self.run(self.store)
-        assert list(self.completed.values())[:3] == [1, 1, 1], where
+        assert list(self.completed.values())[:3] == [1, 1, 1]
 
 
 class Triggered:
@@ -63,8 +78,9 @@ class Triggered:
     The trigger has to make a run that begins after it, whatever is cancelled.
     """
 
-    def __init__(self, store: ScheduleStore, *, seconds: float) -> None:
-        self.store = store
+    def __init__(self, *, seconds: float) -> None:
+        self.driver = InMemoryDriver()
+        self.store = self.driver.backend(Settings()).schedules
         self.completed_after = 0
         self._running = 0
         self._seconds = seconds
@@ -98,78 +114,74 @@ class Triggered:
         await add_due(self.store, "work", EVERY_MINUTE)
         await self.store.trigger(entrypoints=["work"])
 
+    async def run_unreliably(self) -> None:
+        """Run it on a connection whose requests and replies take a step each."""
+        await self.run(UnreliableDriver(self.driver).backend(Settings()).schedules)
+
     async def run(self, store: ScheduleStore) -> None:
         """Run a scheduler on a store until the triggered run has ended."""
         self._scheduler = Scheduler(store, self._registry, resources={})
         await self._scheduler.run()
 
-    async def check(self, where: str) -> None:
+    async def check(self) -> None:
         """Nothing stays picked or paused, and the run asked for comes in the end."""
         (row,) = await rows(self.store)
-        assert row.status == "queued", where
+        assert row.status == "queued"
         if not self.completed_after:
-            assert row.next_run.microsecond != 0, where  # the trigger is still there
+            assert row.next_run.microsecond != 0  # the trigger is still there
             await self.run(self.store)
-        assert self.completed_after == 1, where
+        assert self.completed_after == 1
 
 
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope before the n-th step of any task."""
-
-    def __init__(self, step: int, scope: trio.CancelScope) -> None:
-        self._step = step
-        self._scope = scope
-        self.steps = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps += 1
-        if self.steps == self._step:
-            self._scope.cancel()
+def prepared(kind: type[Scenario | Triggered], seconds: float) -> Scenario | Triggered:
+    """A scenario whose row is in the table."""
+    scenario = kind(seconds=seconds)
+    simulate(scenario.prepare).check()
+    return scenario
 
 
+def check(scenario: Scenario | Triggered, simulation: Simulation[None]) -> None:
+    """Look at what a run has left, cancelled or not."""
+    simulate(scenario.check, backend=simulation.backend).check()
+
+
+@pytest.mark.parametrize("policy", ["stay", "rotate"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("kind", "seconds"), [(Scenario, 12), (Triggered, 40)])
-def test_cancelled_before_any_step_of_any_task(
-    kind: type[Scenario | Triggered], seconds: float
+def test_cancelled_at_any_step_of_any_task(
+    kind: type[Scenario | Triggered], seconds: float, backend: Backend, policy: Policy
 ) -> None:
-    """Trio only: AnyIO's asyncio backend offers no such hook; the test below runs on both."""
-
-    async def at(step: int) -> bool:
-        scenario = kind(World().store, seconds=seconds)
-        await scenario.prepare()
-        with trio.CancelScope() as scope:
-            instrument = CancelAtStep(step, scope)
-            trio.lowlevel.add_instrument(instrument)
-            await scenario.run(scenario.store)
-        trio.lowlevel.remove_instrument(instrument)
-        await scenario.check(f"cancelled before step {step}")
-        return instrument.steps < step
-
-    for step in itertools.count(1):
-        if trio.run(at, step, clock=trio.testing.MockClock(autojump_threshold=0)):
-            break
-    assert step > 30
+    """Requests and replies are steps as well, so that each operation of the store is hit."""
+    steps = cancel_everywhere(
+        kind.run_unreliably,
+        make=lambda: prepared(kind, seconds),
+        check=check,
+        backend=backend,
+        policy=policy,
+    )
+    assert min(steps.values()) > 30
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("kind", [Scenario, Triggered])
-async def test_cancelled_around_any_operation_of_the_store(
-    kind: type[Scenario | Triggered], when: str
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("kind", "seconds"), [(Scenario, 12), (Triggered, 40)])
+@examples(60)
+@given(
+    schedule=interleavings(tasks=4, decisions=80),
+    step=st.integers(1, 120),
+    moment=st.sampled_from(["before", "in flight"]),
+)
+def test_cancelled_in_any_order(
+    kind: type[Scenario | Triggered],
+    seconds: float,
+    backend: Backend,
+    schedule: tuple[int, ...],
+    step: int,
+    moment: Moment,
 ) -> None:
-    await anyio.lowlevel.checkpoint()
-    for step in itertools.count(1):
-        scenario = kind(InMemoryDriver().backend(Settings()).schedules, seconds=0)
-        await scenario.prepare()
-        watched = WatchedStore(scenario.store)
-        with anyio.fail_after(20), anyio.CancelScope() as scope:
-            count = itertools.count(1)
-
-            def cancel(_: str, scope: anyio.CancelScope = scope, step: int = step) -> None:
-                if next(count) == step:  # noqa: B023 - called in this turn of the loop only
-                    scope.cancel()
-
-            setattr(watched, when, cancel)
-            await scenario.run(watched)
-        await scenario.check(f"cancelled {when} operation {step}")
-        if next(count) <= step:
-            break
-    assert step > 5
+    scenario = prepared(kind, seconds)
+    faults = [Fault(step, moment)]
+    simulation = simulate(
+        scenario.run_unreliably, backend=backend, schedule=schedule, faults=faults
+    )
+    simulation.check()
+    check(scenario, simulation)

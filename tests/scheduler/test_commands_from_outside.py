@@ -15,7 +15,7 @@ from pgq_trio.db import InMemoryDriver, PsycopgDriver
 from pgq_trio.models import ScheduleContext
 from pgq_trio.postgres import connect
 from tests.conftest import NEWEST_SERVER
-from tests.scheduler.conftest import FindServer
+from tests.servers import FindServer
 
 RARE = "0 0 29 2 *"
 PATIENCE = 20.0

@@ -6,14 +6,15 @@ from datetime import datetime, timedelta
 
 import anyio
 import pytest
-import trio
 
 from pgq_trio.models import Schedule, ScheduleContext
 from pgq_trio.scheduler.loop import Scheduler
 from pgq_trio.scheduler.registry import ScheduleRegistry
+from pgq_trio.testing import BACKENDS, Backend, UnreliableDriver
 from pgq_trio.types import Misfire
-from tests.scheduler.stores import WatchedStore, row
-from tests.scheduler.virtual import BEGIN, World, make, run
+from tests.scheduler.tools import BEGIN, World, row, run, scheduler
+
+pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
 MINUTE = timedelta(minutes=1)
 #: The first fire time of a schedule that fires every minute.
@@ -36,7 +37,7 @@ class Fleet:
         self._registry = ScheduleRegistry()
         self._registry.add("work", expression, self._work, misfire=misfire)
         self.store = world.store
-        self.schedulers: list[Scheduler] = [make(world, self._registry) for _ in range(2)]
+        self.schedulers: list[Scheduler] = [scheduler(world, self._registry) for _ in range(2)]
 
     async def _work(self, _: Schedule, ctx: ScheduleContext) -> None:
         self.at_once += 1
@@ -58,14 +59,14 @@ class Fleet:
         for one in self.schedulers:
             one.notify()
 
-    async def start(self, tasks: trio.Nursery | anyio.abc.TaskGroup) -> None:
+    async def start(self, tasks: anyio.abc.TaskGroup) -> None:
         """Start all."""
         for one in self.schedulers:
             await tasks.start(one.run)
 
 
 @POLICIES
-def test_what_is_missed_in_a_pause_is_up_to_the_policy(misfire: Misfire) -> None:
+def test_what_is_missed_in_a_pause_is_up_to_the_policy(backend: Backend, misfire: Misfire) -> None:
     async def scenario(world: World) -> None:
         fleet = Fleet(world, misfire=misfire)
         async with anyio.create_task_group() as tasks:
@@ -89,29 +90,29 @@ def test_what_is_missed_in_a_pause_is_up_to_the_policy(misfire: Misfire) -> None
             assert fleet.fired[len(missed) + 1 :] == [FIRST + 4 * MINUTE]
             tasks.cancel_scope.cancel()
 
-    run(scenario)
+    run(backend, scenario)
 
 
-def test_an_idle_scheduler_asks_no_more_about_a_paused_schedule() -> None:
+def test_an_idle_scheduler_asks_no_more_about_a_paused_schedule(backend: Backend) -> None:
     async def scenario(world: World) -> None:
-        watched, registry = WatchedStore(world.store), ScheduleRegistry()
+        watched, registry = UnreliableDriver(world.driver), ScheduleRegistry()
 
         async def work(schedule: Schedule) -> None:
             raise AssertionError(schedule)
 
         registry.add("work", "* * * * * *", work)
         async with anyio.create_task_group() as tasks:
-            await tasks.start(make(watched, registry).run)
+            await tasks.start(scheduler(watched, registry).run)
             await world.store.pause(entrypoints=["work"])
             await anyio.sleep(3600)
             tasks.cancel_scope.cancel()
         assert watched.calls["claim"] <= 1
         assert watched.calls["snapshot"] <= 60 + 5
 
-    run(scenario)
+    run(backend, scenario)
 
 
-def test_one_that_is_paused_while_it_runs_goes_on_and_is_not_fired_again() -> None:
+def test_one_that_is_paused_while_it_runs_goes_on_and_is_not_fired_again(backend: Backend) -> None:
     async def scenario(world: World) -> None:
         fleet = Fleet(world, misfire="all", seconds=150)
         async with anyio.create_task_group() as tasks:
@@ -128,10 +129,10 @@ def test_one_that_is_paused_while_it_runs_goes_on_and_is_not_fired_again() -> No
             )
             tasks.cancel_scope.cancel()
 
-    run(scenario)
+    run(backend, scenario)
 
 
-def test_one_that_is_resumed_while_it_runs_is_not_run_beside_itself() -> None:
+def test_one_that_is_resumed_while_it_runs_is_not_run_beside_itself(backend: Backend) -> None:
     async def scenario(world: World) -> None:
         fleet = Fleet(world, misfire="last", seconds=150)
         async with anyio.create_task_group() as tasks:
@@ -147,11 +148,13 @@ def test_one_that_is_resumed_while_it_runs_is_not_run_beside_itself() -> None:
             assert fleet.fired == [FIRST, FIRST + 3 * MINUTE]
             tasks.cancel_scope.cancel()
 
-    run(scenario)
+    run(backend, scenario)
 
 
 @POLICIES
-def test_a_triggered_schedule_fires_now_and_then_as_ever(misfire: Misfire) -> None:
+def test_a_triggered_schedule_fires_now_and_then_as_ever(
+    backend: Backend, misfire: Misfire
+) -> None:
     async def scenario(world: World) -> None:
         fleet = Fleet(world, misfire=misfire, expression="0 * * * *")
         async with anyio.create_task_group() as tasks:
@@ -168,12 +171,14 @@ def test_a_triggered_schedule_fires_now_and_then_as_ever(misfire: Misfire) -> No
             assert fleet.fired[1:] == [FIRST + 59 * MINUTE]
             tasks.cancel_scope.cancel()
 
-    run(scenario)
+    run(backend, scenario)
 
 
 @POLICIES
 @pytest.mark.parametrize("notified", [True, False])
-def test_a_trigger_during_a_run_fires_when_that_has_ended(misfire: Misfire, notified: bool) -> None:
+def test_a_trigger_during_a_run_fires_when_that_has_ended(
+    backend: Backend, misfire: Misfire, notified: bool
+) -> None:
     async def scenario(world: World) -> None:
         fleet = Fleet(world, misfire=misfire, expression="0 * * * *", seconds=20)
         async with anyio.create_task_group() as tasks:
@@ -191,11 +196,13 @@ def test_a_trigger_during_a_run_fires_when_that_has_ended(misfire: Misfire, noti
             assert (await row(world.store)).next_run == FIRST + 59 * MINUTE
             tasks.cancel_scope.cancel()
 
-    run(scenario)
+    run(backend, scenario)
 
 
 @POLICIES
-def test_a_trigger_makes_up_for_no_fire_time_that_came_during_the_run(misfire: Misfire) -> None:
+def test_a_trigger_makes_up_for_no_fire_time_that_came_during_the_run(
+    backend: Backend, misfire: Misfire
+) -> None:
     async def scenario(world: World) -> None:
         fleet = Fleet(world, misfire=misfire, seconds=150)
         async with anyio.create_task_group() as tasks:
@@ -214,10 +221,10 @@ def test_a_trigger_makes_up_for_no_fire_time_that_came_during_the_run(misfire: M
             assert sum(one.skipped["work"] for one in fleet.schedulers) in {4, 5}
             tasks.cancel_scope.cancel()
 
-    run(scenario)
+    run(backend, scenario)
 
 
-def test_a_trigger_that_nobody_heard_is_found_within_a_minute() -> None:
+def test_a_trigger_that_nobody_heard_is_found_within_a_minute(backend: Backend) -> None:
     async def scenario(world: World) -> None:
         fleet = Fleet(world, misfire="skip", expression=RARE)
         async with anyio.create_task_group() as tasks:
@@ -228,10 +235,10 @@ def test_a_trigger_that_nobody_heard_is_found_within_a_minute() -> None:
             assert len(fleet.ran) == 1
             tasks.cancel_scope.cancel()
 
-    run(scenario)
+    run(backend, scenario)
 
 
-def test_a_trigger_while_nobody_is_there_fires_under_skip_too() -> None:
+def test_a_trigger_while_nobody_is_there_fires_under_skip_too(backend: Backend) -> None:
     async def scenario(world: World) -> None:
         fleet = Fleet(world, misfire="skip", expression="0 * * * *")
         async with anyio.create_task_group() as tasks:
@@ -246,4 +253,4 @@ def test_a_trigger_while_nobody_is_there_fires_under_skip_too() -> None:
             assert len(again.ran) == 1
             tasks.cancel_scope.cancel()
 
-    run(scenario)
+    run(backend, scenario)

@@ -13,7 +13,7 @@ from pgqueuer.types import CronEntrypoint, CronExpression
 from pgq_trio.db import PsycopgDriver
 from pgq_trio.postgres import connect
 from pgq_trio.settings import Settings
-from tests.scheduler.stores import add_due, row
+from tests.scheduler.tools import add_due, row
 from tests.schema import pgqueuers
 
 EVERY_HOUR = "0 * * * *"

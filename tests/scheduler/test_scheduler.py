@@ -8,14 +8,15 @@ from datetime import datetime, timedelta
 import anyio
 import pytest
 
-from pgq_trio.abc import NewSchedule, ScheduleStore
+from pgq_trio.abc import Driver, NewSchedule, ScheduleStore
 from pgq_trio.errors import PgqError, StoreError
 from pgq_trio.executors import AbstractScheduleExecutor, ScheduleExecutorParameters
 from pgq_trio.model.events import Event, ScheduleEnded, ScheduleSkipped
 from pgq_trio.models import Schedule, ScheduleContext
 from pgq_trio.scheduler.loop import Scheduler
 from pgq_trio.scheduler.registry import ScheduleRegistry
-from tests.scheduler.stores import Log, WatchedStore, add_due, now, row, rows, scheduler, unique
+from pgq_trio.testing import UnreliableDriver
+from tests.scheduler.tools import Log, add_due, now, row, rows, scheduler, unique
 
 EVERY_SECOND = "* * * * * *"
 #: Fires on leap days, so in a test only when its row was made due.
@@ -96,7 +97,7 @@ async def test_an_error_stops_neither_the_schedule_nor_the_others(
     registry.add("fine", EVERY_SECOND, fine)
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
-            one = scheduler(store, registry, emit=events.append)
+            one = scheduler(store, registry, events.append)
             await tasks.start(one.run)
             await log.until(2)
             one.stop()
@@ -133,11 +134,10 @@ async def test_missed_fire_times_are_answered_by_one_run(store: ScheduleStore) -
     assert after.last_run is not None
 
 
-async def test_skip_leaves_missed_fire_times_out(store: ScheduleStore) -> None:
+async def test_skip_leaves_missed_fire_times_out(driver: Driver, store: ScheduleStore) -> None:
     registry = ScheduleRegistry()
-    watched = WatchedStore(store)
-    finished = anyio.Event()
-    watched.before = lambda operation: finished.set() if operation == "finish" else None
+    watched = UnreliableDriver(driver)
+    finish = watched.hold("finish")
     ran = list[Schedule]()
     registry.add("tick", RARE, ran.append, misfire="skip", misfire_grace=3600)
     await add_due(store, "tick", RARE, ago=timedelta(hours=2))
@@ -145,7 +145,8 @@ async def test_skip_leaves_missed_fire_times_out(store: ScheduleStore) -> None:
         async with anyio.create_task_group() as tasks:
             one = scheduler(watched, registry)
             await tasks.start(one.run)
-            await finished.wait()
+            await finish.until_arrived()
+            finish.release()
             one.stop()
     after = await row(store)
     assert ran == []
@@ -168,7 +169,7 @@ async def test_fire_times_that_come_during_a_run_are_skipped_and_counted(
                 await anyio.sleep(0.1)
 
     registry.add("slow", EVERY_SECOND, slow, misfire="all")
-    one = scheduler(store, registry, emit=events.append)
+    one = scheduler(store, registry, events.append)
     with anyio.fail_after(PATIENCE):
         await one.run()
     (skipped,) = [event for event in events if isinstance(event, ScheduleSkipped)]
@@ -255,10 +256,8 @@ async def test_other_rows_are_left_alone_and_clean_old_deletes_only_what_is_outd
     assert after["mine", RARE] == before["mine", RARE]
 
 
-async def test_without_schedules_it_runs_until_stopped_and_asks_nothing(
-    store: ScheduleStore,
-) -> None:
-    watched = WatchedStore(store)
+async def test_without_schedules_it_runs_until_stopped_and_asks_nothing(driver: Driver) -> None:
+    watched = UnreliableDriver(driver)
     one = scheduler(watched, ScheduleRegistry())
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
@@ -270,11 +269,11 @@ async def test_without_schedules_it_runs_until_stopped_and_asks_nothing(
 
 @pytest.mark.parametrize("operation", ["snapshot", "add", "claim", "finish"])
 async def test_what_the_store_refuses_for_good_ends_the_run_as_itself(
-    store: ScheduleStore, operation: str
+    driver: Driver, store: ScheduleStore, operation: str
 ) -> None:
-    watched = WatchedStore(store)
+    watched = UnreliableDriver(driver)
     error = StoreError("refused")
-    watched.faults[operation].append(error)
+    watched.fail(operation, error)
     registry, ran = ScheduleRegistry(), list[Schedule]()
     registry.add("work", RARE, ran.append)
     registry.add("other", RARE, ran.append)

@@ -15,20 +15,20 @@ from pgq_trio.models import Schedule, ScheduleContext
 from pgq_trio.postgres import connect, open_pool
 from pgq_trio.scheduler.registry import ScheduleRegistry
 from pgq_trio.settings import Settings
+from pgq_trio.testing import BACKENDS, Backend, UnreliableDriver, simulate
 from tests.conftest import NEWEST_SERVER
-from tests.scheduler.conftest import FindServer
-from tests.scheduler.stores import Log, WatchedStore, add_due, row, scheduler
-from tests.servers import Binaries
-from tests.worker import virtual
+from tests.scheduler.tools import Log, add_due, row, scheduler
+from tests.servers import Binaries, FindServer
 
 RARE = "0 0 29 2 *"
 
-BACKENDS = pytest.mark.parametrize("loop", virtual.BACKENDS)
+backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
-def memory() -> ScheduleStore:
-    """An empty table in memory, on the clock of the event loop."""
-    return InMemoryDriver().backend(Settings()).schedules
+def memory() -> tuple[InMemoryDriver, ScheduleStore]:
+    """An empty queue in memory, on the clock of the event loop, and its schedules table."""
+    driver = InMemoryDriver()
+    return driver, driver.backend(Settings()).schedules
 
 
 def changes(events: Sequence[Event]) -> list[str | None]:
@@ -36,14 +36,15 @@ def changes(events: Sequence[Event]) -> list[str | None]:
     return [event.problem for event in events if isinstance(event, HealthChanged)]
 
 
-@BACKENDS
+@backends
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("operation", ["snapshot", "claim", "finish", "heartbeat"])
 def test_a_statement_without_an_answer_is_sent_again(
-    loop: virtual.Backend, operation: str, times: int
+    backend: Backend, operation: str, times: int
 ) -> None:
     async def main() -> None:
-        watched, events = WatchedStore(memory()), list[Event]()
+        driver, store = memory()
+        watched, events = UnreliableDriver(driver), list[Event]()
         registry, ran = ScheduleRegistry(), list[datetime]()
 
         async def work(schedule: Schedule, ctx: ScheduleContext) -> None:
@@ -51,14 +52,14 @@ def test_a_statement_without_an_answer_is_sent_again(
             await anyio.sleep(12)
 
         registry.add("work", "* * * * *", work)
-        one = scheduler(watched, registry, emit=events.append)
+        one = scheduler(watched, registry, events.append)
         async with anyio.create_task_group() as tasks:
             await tasks.start(one.run)
-            first = (await row(watched)).next_run
-            watched.silent[operation] = times
+            first = (await row(store)).next_run
+            silence = watched.hold(operation, times=times)
             await anyio.sleep(300)
             tasks.cancel_scope.cancel()
-        assert watched.silent[operation] == 0
+        assert silence.arrived == times
         assert ran[0] == first
         assert ran == sorted(set(ran))
         assert len(ran) >= 3
@@ -67,40 +68,39 @@ def test_a_statement_without_an_answer_is_sent_again(
         assert "no answer within" in problem
         assert end is None
 
-    virtual.run(loop, main)
+    simulate(main, backend=backend).check()
 
 
-@BACKENDS
+@backends
 @pytest.mark.parametrize("operation", ["snapshot", "add", "delete"])
-def test_it_starts_although_a_statement_is_not_answered(
-    loop: virtual.Backend, operation: str
-) -> None:
+def test_it_starts_although_a_statement_is_not_answered(backend: Backend, operation: str) -> None:
     async def main() -> None:
-        watched = WatchedStore(memory())
+        driver, store = memory()
+        watched = UnreliableDriver(driver)
         registry = ScheduleRegistry()
-        await watched.add([NewSchedule("work", "1 1 1 1 *", datetime(2099, 1, 1, tzinfo=UTC))])
+        await store.add([NewSchedule("work", "1 1 1 1 *", datetime(2099, 1, 1, tzinfo=UTC))])
 
         async def work(schedule: Schedule) -> None:
             await anyio.lowlevel.checkpoint()
 
         registry.add("work", RARE, work, clean_old=True)
-        watched.silent[operation] = 1
+        watched.hold(operation)
         async with anyio.create_task_group() as tasks:
             with anyio.fail_after(12):
                 await tasks.start(scheduler(watched, registry).run)
             tasks.cancel_scope.cancel()
-        assert (await row(watched)).expression == RARE
+        assert (await row(store)).expression == RARE
 
-    virtual.run(loop, main)
+    simulate(main, backend=backend).check()
 
 
-@BACKENDS
+@backends
 @pytest.mark.parametrize("silent", [1, 2, 1000])
-def test_a_fire_is_never_run_twice_at_once(loop: virtual.Backend, silent: int) -> None:
+def test_a_fire_is_never_run_twice_at_once(backend: Backend, silent: int) -> None:
     async def main() -> None:
-        store = memory()
-        cut_off, events = WatchedStore(store), list[Event]()
-        cut_off.silent["heartbeat"] = silent
+        driver, store = memory()
+        cut_off, events = UnreliableDriver(driver), list[Event]()
+        cut_off.hold("heartbeat", times=silent)
         running: list[str] = []
         started: list[str] = []
         at_once: list[int] = []
@@ -122,7 +122,7 @@ def test_a_fire_is_never_run_twice_at_once(loop: virtual.Backend, silent: int) -
 
         await add_due(store, "work", RARE)
         async with anyio.create_task_group() as tasks:
-            await tasks.start(scheduler(cut_off, app("cut off"), emit=events.append).run)
+            await tasks.start(scheduler(cut_off, app("cut off"), events.append).run)
             while not started:
                 await anyio.lowlevel.checkpoint()
             await tasks.start(scheduler(store, app("other")).run)
@@ -137,17 +137,17 @@ def test_a_fire_is_never_run_twice_at_once(loop: virtual.Backend, silent: int) -
             assert len(started) > 1
             assert "no heartbeat of schedule 'work' was answered for 30 s" in str(errors[0])
 
-    virtual.run(loop, main)
+    simulate(main, backend=backend).check()
 
 
-@BACKENDS
+@backends
 def test_a_run_that_cleans_up_after_its_lease_is_run_again_but_not_meanwhile(
-    loop: virtual.Backend,
+    backend: Backend,
 ) -> None:
     async def main() -> None:
-        store = memory()
-        watched, events = WatchedStore(store), list[Event]()
-        watched.silent["heartbeat"] = 5  # up to some seconds after the lease
+        driver, store = memory()
+        watched, events = UnreliableDriver(driver), list[Event]()
+        watched.hold("heartbeat", times=5)  # up to some seconds after the lease
         runs: list[tuple[float, float]] = []
         registry = ScheduleRegistry()
 
@@ -163,7 +163,7 @@ def test_a_run_that_cleans_up_after_its_lease_is_run_again_but_not_meanwhile(
         registry.add("work", RARE, work)
         await add_due(store, "work", RARE)
         async with anyio.create_task_group() as tasks:
-            await tasks.start(scheduler(watched, registry, emit=events.append).run)
+            await tasks.start(scheduler(watched, registry, events.append).run)
             await tasks.start(scheduler(store, ScheduleRegistry()).run)
             await anyio.sleep(300)
             tasks.cancel_scope.cancel()
@@ -174,7 +174,7 @@ def test_a_run_that_cleans_up_after_its_lease_is_run_again_but_not_meanwhile(
         errors = [event.error for event in events if isinstance(event, ScheduleEnded)]
         assert [error is None for error in errors] == [False, True]
 
-    virtual.run(loop, main)
+    simulate(main, backend=backend).check()
 
 
 @pytest.mark.parametrize("server", NEWEST_SERVER)
@@ -202,7 +202,7 @@ async def test_a_server_that_keeps_a_look_waiting(
             told,
         ):
             store = PsycopgDriver(pool).backend(Settings()).schedules
-            one = scheduler(store, registry, emit=send.send_nowait)
+            one = scheduler(store, registry, send.send_nowait)
             await tasks.start(one.run)
             await other.execute(b"LOCK TABLE pgqueuer_schedules")
             one.notify()

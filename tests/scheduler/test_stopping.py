@@ -13,7 +13,7 @@ from pgq_trio.model.events import Event, ScheduleEnded
 from pgq_trio.models import Schedule, ScheduleContext
 from pgq_trio.scheduler.loop import Scheduler
 from pgq_trio.scheduler.registry import ScheduleRegistry
-from tests.scheduler.stores import Log, add_due, row, scheduler
+from tests.scheduler.tools import Log, add_due, row, scheduler
 
 EVERY_SECOND = "* * * * * *"
 #: Fires on leap days, so in a test only when its row was made due.
@@ -174,7 +174,7 @@ async def test_a_fire_may_cancel_itself(store: ScheduleStore) -> None:
 
     registry.add("work", RARE, work)
     await add_due(store, "work", RARE)
-    one = scheduler(store, registry, emit=events.append)
+    one = scheduler(store, registry, events.append)
     with anyio.fail_after(PATIENCE):
         await one.run()
     after = await row(store)

@@ -18,9 +18,8 @@ from pgq_trio.scheduler.registry import ScheduleRegistry
 from pgq_trio.settings import Settings
 from pgq_trio.types import Misfire
 from tests.conftest import NEWEST_SERVER
-from tests.scheduler.conftest import FindServer
-from tests.scheduler.stores import Log, add_due, row, scheduler
-from tests.servers import Binaries
+from tests.scheduler.tools import Log, add_due, row, scheduler
+from tests.servers import Binaries, FindServer
 
 RARE = "0 0 29 2 *"
 COLUMNS = ["heartbeat", "created", "updated", "next_run", "last_run"]

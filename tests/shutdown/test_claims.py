@@ -7,8 +7,8 @@ import pytest
 
 from pgq_trio import Job
 from pgq_trio.abc import Claimed
-from tests.worker.stores import WatchedDriver
-from tests.worker.tools import SOON, Gate, Notes, Place, in_table, queued_again, running, until
+from pgq_trio.testing import Call, UnreliableDriver
+from tests.worker.tools import SOON, Gate, Place, in_table, queued_again, running, until
 
 
 @pytest.mark.parametrize("replies", ["claim first", "release first"])
@@ -21,29 +21,29 @@ async def test_it_may_take_what_was_just_given_back(place: Place, replies: str) 
     held, released, taken = anyio.Event(), anyio.Event(), anyio.Event()
     holding = False
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
 
-        async def before(name: str, given: object) -> None:
+        async def before(call: Call) -> None:
             nonlocal holding
-            if name == "claim" and holding:
+            if call.name == "claim" and holding:
                 holding = False
                 held.set()
                 with anyio.move_on_after(SOON):
                     await released.wait()
 
-        async def after(name: str, result: object) -> None:
-            if name == "release" and not released.is_set():
+        async def after(call: Call) -> None:
+            if call.name == "release" and not released.is_set():
                 released.set()
                 if replies == "claim first":
                     with anyio.move_on_after(SOON):
                         await taken.wait()
                     await anyio.sleep(0.05)  # the claimer has its reply by then
-            elif isinstance(result, Claimed) and released.is_set():
+            elif isinstance(call.result, Claimed) and released.is_set():
                 if replies == "release first":
                     await anyio.sleep(0.05)
                 taken.set()
 
-        watched.jobs.before, watched.jobs.after = before, after
+        watched.before, watched.after = before, after
         async with Place(watched).open() as pgq, place.open() as elsewhere:
 
             @pgq.entrypoint("it")
@@ -71,17 +71,9 @@ async def test_it_may_take_what_was_just_given_back(place: Place, replies: str) 
 
 async def test_what_it_brings_after_a_cancellation_goes_back(place: Place) -> None:
     """Cancelled while a claim is under way: its jobs are claimed, and given back unstarted."""
-    begun: Notes[str] = Notes()
-    go_on = anyio.Event()
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
-
-        async def before(name: str, given: object) -> None:
-            if name == "claim":
-                begun.add(name)
-                await go_on.wait()
-
-        watched.jobs.before = before
+        watched = UnreliableDriver(driver)
+        claims = watched.hold("claim", times=1000)
         async with Place(watched).open() as pgq:
 
             @pgq.entrypoint("it")
@@ -91,7 +83,8 @@ async def test_what_it_brings_after_a_cancellation_goes_back(place: Place) -> No
             ids = await pgq.queries.enqueue(["it"] * 5)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(lambda: pgq.run(handle_signals=False))
-                await begun.until(1)
+                with anyio.fail_after(SOON):
+                    await claims.until_arrived()
                 tasks.cancel_scope.cancel()
-                go_on.set()
+                claims.release()
             await queued_again(pgq.queries, "it", ids)

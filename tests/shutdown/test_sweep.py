@@ -8,23 +8,35 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from hypothesis import given, strategies as st
 
 from pgq_trio import Context, InMemoryDriver, Job, PgQueuer, Queries
-from tests.worker.stores import WatchedDriver, slowly
+from pgq_trio.testing import (
+    BACKENDS,
+    Backend,
+    Fault,
+    Moment,
+    Policy,
+    Simulation,
+    UnreliableDriver,
+    cancel_everywhere,
+    interleavings,
+    simulate,
+)
+from tests.property.profiles import examples
 from tests.worker.tools import claim, in_table
-from tests.worker.virtual import Backend, run
 
-#: A program that has not ended after so many steps is not going to.
-LIMIT = 5000
+MOMENTS: tuple[Moment, ...] = ("before", "in flight")
+POLICIES: tuple[Policy, ...] = ("stay", "rotate")
 
 
 class World:
     """One run of the program, and what it left."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.driver = InMemoryDriver()
-        self.slow_driver = WatchedDriver(self.driver)
-        self.slow_driver.jobs.before = self.slow_driver.jobs.after = slowly
+        self.slow_driver = UnreliableDriver(self.driver)
         self.story: list[str] = []
         self.begun: Counter[int] = Counter()
         self.completed: Counter[int] = Counter()
@@ -56,6 +68,14 @@ class World:
                 await anyio.lowlevel.checkpoint()
             self.story.append("job ended")
             self.active -= 1
+
+    async def fill(self) -> None:
+        """Put jobs in the queue."""
+        self.ids = await Queries(self.driver).enqueue(["it"] * 8)
+
+    async def run(self) -> None:
+        """Run the program of this name."""
+        await (self.program if self.name == "program" else self.started_program)()
 
     async def program(self) -> None:
         """Open, run what is due, close."""
@@ -92,60 +112,57 @@ class World:
             assert not queued
 
 
-class CancelAt:
-    """Cancels a scope before its n-th step, counted from `begin` to `end`."""
-
-    def __init__(self, step: int) -> None:
-        self.reached = False
-        self._left = step
-        self._scope: anyio.CancelScope | None = None
-
-    def begin(self, scope: anyio.CancelScope) -> None:
-        self._scope = scope
-
-    def end(self) -> None:
-        self._scope = None
-
-    def on_step(self, _: int) -> None:
-        if self._scope is None:
-            return
-        self._left -= 1
-        if self._left == 0:
-            self.reached = True
-            self._scope.cancel()
+def filled(name: str) -> World:
+    """A world in which a program is to run, with jobs in its queue."""
+    world = World(name)
+    simulate(world.fill).check()
+    return world
 
 
-def run_cancelled_at(backend: Backend, name: str, step: int, seed: int) -> tuple[World, bool]:
-    """Run a program that is cancelled before a step; whether it had so many."""
-    world = World()
-    cancel = CancelAt(step)
+def check(world: World, simulation: Simulation[None]) -> None:
+    """Look at what a run has left, cancelled or not."""
 
-    async def main() -> None:
-        queries = Queries(world.driver)
-        world.ids = await queries.enqueue(["it"] * 8)
-        with anyio.CancelScope() as scope:
-            cancel.begin(scope)
-            await getattr(world, name)()
-        cancel.end()
-        await world.check(finished=not cancel.reached and name == "program")
+    async def look() -> None:
+        await world.check(finished=not simulation.cancelled and world.name == "program")
 
-    run(backend, main, on_step=cancel.on_step, seed=seed)
-    return world, cancel.reached
+    simulate(look, backend=simulation.backend).check()
 
 
 @pytest.mark.parametrize("name", ["program", "started_program"])
-@pytest.mark.parametrize(
-    ("backend", "seed"), [("asyncio", 0), *(("trio", seed) for seed in range(5))]
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cancelled_at_every_step(backend: Backend, policy: Policy, name: str) -> None:
+    worlds: list[World] = []
+
+    def make() -> World:
+        worlds.append(filled(name))
+        return worlds[-1]
+
+    steps = cancel_everywhere(World.run, make=make, check=check, backend=backend, policy=policy)
+    assert min(steps.values()) > 50, "the sweep covered next to nothing"
+    assert sum(worlds[-1].begun.values()) >= 3
+
+
+@pytest.mark.parametrize("name", ["program", "started_program"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@examples(60)
+@given(
+    schedule=interleavings(tasks=6, decisions=100),
+    policy=st.sampled_from(POLICIES),
+    step=st.integers(1, 120),
+    moment=st.sampled_from(MOMENTS),
 )
-def test_cancelled_at_every_step(backend: Backend, seed: int, name: str) -> None:
-    for step in range(1, LIMIT):
-        try:
-            world, reached = run_cancelled_at(backend, name, step, seed)
-        except BaseException as exc:
-            exc.add_note(f"cancelled before step {step} on {backend}, seed {seed}")
-            raise
-        if not reached:
-            assert sum(world.begun.values()) >= 3
-            assert step > 50, "the sweep covered next to nothing"
-            return
-    raise AssertionError(f"not over after {LIMIT} steps")
+def test_cancelled_in_any_order(
+    backend: Backend,
+    name: str,
+    schedule: tuple[int, ...],
+    policy: Policy,
+    step: int,
+    moment: Moment,
+) -> None:
+    world = filled(name)
+    simulation = simulate(
+        world.run, backend=backend, schedule=schedule, policy=policy, faults=[Fault(step, moment)]
+    )
+    simulation.check()
+    check(world, simulation)

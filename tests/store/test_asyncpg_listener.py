@@ -19,7 +19,7 @@ from pgq_trio.settings import Settings
 from pgq_trio.store import asyncpg_sql
 from pgq_trio.store.asyncpg_listener import Payloads
 from pgq_trio.store.asyncpg_sql import AsyncpgConnectionSql, AsyncpgPoolSql
-from tests.postgres.steps import Moment, cancel_everywhere
+from pgq_trio.testing import cancel_at_each_step
 from tests.servers import OwnServer, PostgresServer
 from tests.store.asyncpg_kinds import Kind, kind, open_kind
 from tests.store.asyncpg_world import (
@@ -86,12 +86,13 @@ class TestListener:
                 async with sql.listen("a", "b", "c"):
                     pass
 
-            async def check(step: int, moment: Moment) -> None:
-                assert not connection._listeners, (step, moment)
-                assert not connection._termination_listeners, (step, moment)
+            async def check() -> None:
+                assert not connection._listeners
+                assert not connection._termination_listeners
                 assert await connection.fetch("SELECT pg_listening_channels()") == []
 
-            assert await cancel_everywhere(enter, check) > 6
+            steps = await cancel_at_each_step(enter, check)
+            assert sum(steps.values()) > 4
 
     async def test_a_connection_that_is_busy_when_it_ends(
         self, emptied_dsn: str, monkeypatch: pytest.MonkeyPatch

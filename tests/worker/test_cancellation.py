@@ -8,9 +8,10 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from pgq_trio import Context, Job
+from pgq_trio import Context, Job, Settings
+from pgq_trio.abc import Claimed
 from pgq_trio.model.events import JobEnded
-from tests.worker.stores import WatchedDriver
+from pgq_trio.testing import Call, UnreliableDriver
 from tests.worker.tools import (
     SOON,
     Gate,
@@ -161,16 +162,14 @@ async def test_cancelled_between_the_claim_and_its_reply(place: Place) -> None:
     entered: Notes[int] = Notes()
     left = anyio.Event()
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched, real = UnreliableDriver(driver), driver.backend(Settings()).jobs
 
-        async def cancel_first(name: str, result: object) -> None:
-            if name == "claim" and (jobs := getattr(result, "jobs", None)):
-                watched.jobs.after = nothing
-                await watched.real.jobs.cancel([job.id for job in jobs if job.payload is None])
+        async def cancel_first(call: Call) -> None:
+            if isinstance(call.result, Claimed) and (jobs := call.result.jobs):
+                watched.after = None
+                await real.cancel([job.id for job in jobs if job.payload is None])
 
-        async def nothing(name: str, result: object) -> None: ...
-
-        watched.jobs.after = cancel_first
+        watched.after = cancel_first
         async with Place(watched).open() as pgq:
 
             @pgq.entrypoint("it")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from pgq_trio import Context, Job
+from pgq_trio import Context, Job, Settings
 from pgq_trio.abc import Claimed, ClaimRequest
+from pgq_trio.testing import Call, UnreliableDriver
 from pgq_trio.worker.options import RunArguments
-from tests.worker.stores import WatchedDriver
 from tests.worker.tools import Gate, Place, drain, in_table, running, until
 
 
@@ -74,19 +74,19 @@ async def test_claims_never_exceed_twice_the_maximum_and_respect_batch_size(plac
     asked: list[int] = []
     got: list[int] = []
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched, real = UnreliableDriver(driver), driver.backend(Settings()).jobs
 
-        async def before(name: str, given: object) -> None:
-            if isinstance(given, ClaimRequest):
-                asked.append(given.batch_size)
+        async def before(call: Call) -> None:
+            if isinstance(request := call.arguments.get("request"), ClaimRequest):
+                asked.append(request.batch_size)
 
-        async def after(name: str, result: object) -> None:
-            if isinstance(result, Claimed):
-                got.append(len(result.jobs))
-                sizes = await watched.real.jobs.queue_size()
+        async def after(call: Call) -> None:
+            if isinstance(call.result, Claimed):
+                got.append(len(call.result.jobs))
+                sizes = await real.queue_size()
                 picked.append(sum(entry.count for entry in sizes if entry.status == "picked"))
 
-        watched.jobs.before, watched.jobs.after = before, after
+        watched.before, watched.after = before, after
         async with Place(watched).open() as pgq:
 
             @pgq.entrypoint("it")

@@ -10,11 +10,10 @@ import anyio.from_thread
 import pytest
 
 from pgq_trio import Context, Job, RetryRequested
-from pgq_trio.errors import ConnectionLost
 from pgq_trio.model.events import JobEnded, JobInterrupted, OutcomeRefused
 from pgq_trio.model.outcomes import Claim
+from pgq_trio.testing import UnreliableDriver
 from pgq_trio.types import CancelReason
-from tests.worker.stores import WatchedDriver
 from tests.worker.tools import (
     Notes,
     Place,
@@ -155,18 +154,13 @@ async def test_a_late_outcome_is_refused_and_said(place: Place, end: str) -> Non
 async def test_heartbeats_go_on_after_the_store_failed_for_a_while(place: Place) -> None:
     done = anyio.Event()
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
-
-        async def fail_twice(name: str, given: object) -> None:
-            if name == "heartbeat" and watched.jobs.calls[name] <= 2:
-                raise ConnectionLost("as the test wants it")
-
-        watched.jobs.before = fail_twice
+        watched = UnreliableDriver(driver)
+        watched.lose("heartbeat", "request", times=2)
         async with Place(watched).open() as pgq:
 
             @pgq.entrypoint("it")
             async def handler(job: Job) -> None:
-                while watched.jobs.calls["heartbeat"] < 5:
+                while watched.calls["heartbeat"] < 5:
                     await anyio.sleep(0.01)
                 done.set()
 
@@ -178,7 +172,7 @@ async def test_heartbeats_go_on_after_the_store_failed_for_a_while(place: Place)
 
 async def test_no_heartbeat_is_sent_without_a_job(place: Place) -> None:
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
         async with Place(watched).open() as pgq:
 
             @pgq.entrypoint("it")
@@ -186,4 +180,4 @@ async def test_no_heartbeat_is_sent_without_a_job(place: Place) -> None:
 
             async with running(pgq, heartbeat_timeout=0.1):
                 await anyio.sleep(0.3)
-            assert watched.jobs.calls["heartbeat"] == 0
+            assert watched.calls["heartbeat"] == 0

@@ -11,14 +11,13 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from pgq_trio import InMemoryDriver, Job, PgQueuer
-from pgq_trio.abc import ClaimRequest, JobStore
+from pgq_trio import InMemoryDriver, Job, PgQueuer, Settings
+from pgq_trio.abc import JobStore
 from pgq_trio.model.outcomes import SUCCESSFUL, Claim, Finished
 from pgq_trio.models import Job as JobRecord
+from pgq_trio.testing import BACKENDS, Backend, Call, UnreliableDriver, simulate
 from pgq_trio.worker import claimer
-from tests.worker.stores import WatchedDriver
 from tests.worker.tools import Gate, Notes, Place, claim, running
-from tests.worker.virtual import BACKENDS, Backend, run
 
 #: Seconds by which a job may start late in virtual time.
 LATE = 0.05
@@ -40,7 +39,8 @@ class Bench:
     def __init__(self, limit: int = 1, *, ticks: bool = True) -> None:
         self.limit = limit
         self.has_ticks = ticks
-        self.watched = WatchedDriver(InMemoryDriver())
+        self.driver = InMemoryDriver()
+        self.watched = UnreliableDriver(self.driver)
         self.looks: Notes[float] = Notes()
         self.began: Notes[float] = Notes()
         self.ticks: Notes[float] = Notes()
@@ -48,17 +48,17 @@ class Bench:
 
     @property
     def store(self) -> JobStore:
-        return self.watched.real.jobs
+        return self.driver.backend(Settings()).jobs
 
     @asynccontextmanager
     async def worker(self) -> AsyncGenerator[PgQueuer, None]:
         """Run it; asked to stop, it is not kept by its handlers."""
 
-        async def note(name: str, given: object) -> None:
-            if isinstance(given, ClaimRequest):
+        async def note(call: Call) -> None:
+            if call.name == "claim":
                 self.looks.add(anyio.current_time())
 
-        self.watched.jobs.before = note
+        self.watched.before = note
         async with PgQueuer.open(self.watched) as pgq:
 
             @pgq.entrypoint("limited", concurrency_limit=self.limit)
@@ -108,7 +108,7 @@ def test_a_deferred_job_is_on_time_while_a_limit_is_saturated(backend: Backend) 
                 await bench.ticks.until(number + 1)
                 lateness.append(bench.ticks.entries[-1] - due)
 
-    run(backend, main)
+    simulate(main, backend=backend).check()
     assert max(lateness) < LATE
 
 
@@ -129,7 +129,7 @@ def test_deferred_jobs_of_a_saturated_limit_cost_no_looks(backend: Backend) -> N
             await anyio.sleep(100)
             assert bench.looks_since(begun) <= 0.5 * 100
 
-    run(backend, main)
+    simulate(main, backend=backend).check()
 
 
 async def test_a_deferred_job_is_not_kept_waiting(
@@ -178,7 +178,7 @@ def test_looks_are_frequent_again_when_a_limit_saturates_again(backend: Backend)
                 await bench.vacate(other)
                 await anyio.sleep(LONG)
 
-    run(backend, main)
+    simulate(main, backend=backend).check()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -190,7 +190,7 @@ def test_a_hint_counts_again_after_one_that_led_to_a_job(backend: Backend) -> No
         async with bench.worker() as pgq:
             await pgq.queries.enqueue(["limited"] * 6)
             held = await bench.occupy()
-            notifier = bench.watched.real.notifier
+            notifier = bench.driver.backend(Settings()).notifier
             await anyio.sleep(LONG)
             assert bench.began.entries == []
             await bench.vacate(held[0])
@@ -203,4 +203,4 @@ def test_a_hint_counts_again_after_one_that_led_to_a_job(backend: Backend) -> No
             await bench.began.until(2)
             assert bench.began.entries[1] - freed < LATE
 
-    run(backend, main)
+    simulate(main, backend=backend).check()

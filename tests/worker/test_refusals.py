@@ -12,7 +12,7 @@ from pgq_trio import Job, RetryRequested
 from pgq_trio.abc import Claimed
 from pgq_trio.errors import ConnectionLost, StoreError
 from pgq_trio.model.outcomes import Finished
-from tests.worker.stores import WatchedDriver
+from pgq_trio.testing import Call, UnreliableDriver
 from tests.worker.tools import SOON, Gate, Notes, Place, drain, in_table, outcome, running
 
 
@@ -22,18 +22,18 @@ async def test_a_record_the_store_refuses_touches_no_other(place: Place, times: 
     refused: list[int] = []
     marked: list[int] = []
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
 
-        async def refuse(name: str, given: object) -> None:
-            if name != "finish" or (times == "once" and refused):
+        async def refuse(call: Call) -> None:
+            if call.name != "finish" or (times == "once" and refused):
                 return
-            batch = cast("Sequence[Finished]", given)
+            batch = cast("Sequence[Finished]", call.arguments["finished"])
             bad = [x for x in batch if x.claim.job_id in marked and x.outcome.traceback is not None]
             if bad:
                 refused.append(len(batch))
                 raise StoreError("the record cannot be stored")
 
-        watched.jobs.before = refuse
+        watched.before = refuse
         async with Place(watched).open() as pgq:
             gate = Gate()
 
@@ -62,16 +62,9 @@ async def test_a_record_the_store_refuses_touches_no_other(place: Place, times: 
 async def test_a_lost_reply_to_an_outcome_runs_nothing_twice(place: Place) -> None:
     """The statement took effect, the reply was lost: it is repeated, and that changes nothing."""
     ran: list[int] = []
-    lost: list[str] = []
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
-
-        async def lose(name: str, result: object) -> None:
-            if name in {"finish", "release"} and not lost:
-                lost.append(name)
-                raise ConnectionLost("after the commit")
-
-        watched.jobs.after = lose
+        watched = UnreliableDriver(driver)
+        watched.lose("finish", "reply")
         async with Place(watched).open() as pgq:
 
             @pgq.entrypoint("it")
@@ -90,19 +83,19 @@ async def test_a_retry_claimed_before_its_own_reply_runs(place: Place) -> None:
     attempts: Notes[int] = Notes()
     claimed_again = anyio.Event()
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
         holding = False
 
-        async def after(name: str, result: object) -> None:
+        async def after(call: Call) -> None:
             nonlocal holding
-            if name == "finish" and not holding:
+            if call.name == "finish" and not holding:
                 holding = True
                 with anyio.move_on_after(SOON):
                     await claimed_again.wait()
-            elif isinstance(result, Claimed) and any(job.attempts for job in result.jobs):
+            elif isinstance(call.result, Claimed) and any(job.attempts for job in call.result.jobs):
                 claimed_again.set()  # perhaps even before the reply of `finish` is held
 
-        watched.jobs.after = after
+        watched.after = after
         async with Place(watched).open() as pgq:
 
             @pgq.entrypoint("it")
@@ -122,16 +115,14 @@ async def test_a_claim_without_a_reply_is_no_lost_job(place: Place) -> None:
     """The claim took effect, the reply was lost: the rows are ours, and rescued by their lease."""
     ran: Notes[int] = Notes()
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
 
-        async def lose(name: str, result: object) -> None:
-            if isinstance(result, Claimed) and result.jobs and not ran.entries:
-                watched.jobs.after = nothing
+        async def lose(call: Call) -> None:
+            if isinstance(call.result, Claimed) and call.result.jobs and not ran.entries:
+                watched.after = None
                 raise ConnectionLost("after the commit")
 
-        async def nothing(name: str, result: object) -> None: ...
-
-        watched.jobs.after = lose
+        watched.after = lose
         async with Place(watched).open() as pgq:
 
             @pgq.entrypoint("it")

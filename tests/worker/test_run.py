@@ -13,7 +13,7 @@ import pytest
 from pgq_trio import Job, PgqError, PgQueuer, QueueManager
 from pgq_trio.errors import RegistrationError, SchemaMissing
 from pgq_trio.model.events import Event, JobEnded, JobStarted
-from tests.worker.stores import WatchedDriver
+from pgq_trio.testing import UnreliableDriver
 from tests.worker.tools import Gate, Notes, Place, Watcher, drain, in_table, outcome, running
 
 REFUSED: list[tuple[type[Exception], dict[str, Any]]] = [
@@ -151,11 +151,7 @@ async def test_an_internal_failure_of_start_comes_out_of_the_block(place: Place)
         pass
 
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
-
-        async def fail(name: str, given: object) -> None:
-            if name == "claim":
-                raise BrokenError
+        watched = UnreliableDriver(driver)
 
         async def block() -> None:
             async with Place(watched).open() as pgq:
@@ -163,7 +159,7 @@ async def test_an_internal_failure_of_start_comes_out_of_the_block(place: Place)
                 @pgq.entrypoint("it")
                 async def handler(job: Job) -> None: ...
 
-                watched.jobs.before = fail
+                watched.fail("claim", BrokenError())
                 await pgq.start()
                 await anyio.sleep_forever()
 

@@ -15,9 +15,9 @@ import pytest
 from pgq_trio import InMemoryDriver, Job, PgQueuer, Queries, RetryRequested
 from pgq_trio.abc import Claimed, ClaimRequest
 from pgq_trio.errors import ConnectionLost
+from pgq_trio.testing import Call, UnreliableDriver
 from pgq_trio.types import CancelReason
 from pgq_trio.worker.leases import Lease, Leases
-from tests.worker.stores import WatchedDriver
 from tests.worker.tools import Notes, Place, drain, in_table, outcome, running
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -46,16 +46,9 @@ async def test_a_statement_without_an_answer_is_sent_again(
 ) -> None:
     monkeypatch.setattr("pgq_trio.answers.ANSWER_LIMIT", 0.2)
     monkeypatch.setattr("pgq_trio.worker.heartbeat.ANSWER_LIMIT", 0.2)
-    fallen_silent = anyio.Event()
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
-
-        async def before(name: str, given: object) -> None:
-            if name == silent and not fallen_silent.is_set():
-                fallen_silent.set()
-                await anyio.sleep_forever()
-
-        watched.jobs.before = before
+        watched = UnreliableDriver(driver)
+        silence = watched.hold(silent)
         async with Place(watched).open() as pgq:
             ran: Notes[int] = Notes()
 
@@ -63,14 +56,14 @@ async def test_a_statement_without_an_answer_is_sent_again(
             async def handler(job: Job) -> None:
                 ran.add(job.attempts)
                 if silent == "heartbeat":
-                    await fallen_silent.wait()
+                    await silence.until_arrived()
                     await anyio.sleep(0.5)
 
             (job_id,) = await pgq.queries.enqueue("it")
             await drain(pgq, heartbeat_timeout=1.2)
             assert await outcome(pgq.queries, job_id) == "successful"
     assert ran.entries == [0]
-    assert watched.jobs.calls[silent] >= 2
+    assert watched.calls[silent] >= 2
 
 
 async def test_a_retry_whose_reply_was_lost_is_not_written_twice(place: Place) -> None:
@@ -78,18 +71,18 @@ async def test_a_retry_whose_reply_was_lost_is_not_written_twice(place: Place) -
     claimed_again = anyio.Event()
     lost = False
     async with place.driver() as driver:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
 
-        async def after(name: str, result: object) -> None:
+        async def after(call: Call) -> None:
             nonlocal lost
-            if isinstance(result, Claimed) and any(one.attempts for one in result.jobs):
+            if isinstance(call.result, Claimed) and any(one.attempts for one in call.result.jobs):
                 claimed_again.set()
-            elif name == "finish" and not lost:
+            elif call.name == "finish" and not lost:
                 lost = True
                 await claimed_again.wait()
                 raise ConnectionLost("after the commit")
 
-        watched.jobs.after = after
+        watched.after = after
         async with Place(watched).open() as pgq:
 
             @pgq.entrypoint("it")
@@ -121,14 +114,9 @@ async def test_the_blocks_error_comes_out_also_when_ending_the_run_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pgq_trio.worker.worker.FLUSH_LIMIT", 0.1)
-    watched = WatchedDriver(InMemoryDriver())
+    watched = UnreliableDriver(InMemoryDriver())
     entered = anyio.Event()
-
-    async def before(name: str, given: object) -> None:
-        if name == "release":
-            raise ConnectionLost("gone")
-
-    watched.jobs.before = before
+    watched.lose("release", "request", times=1000)
     with pytest.raises(ValueError, match="of the block") as caught:
         async with PgQueuer.open(watched) as pgq:
 
@@ -173,16 +161,16 @@ def test_asyncios_own_cancel_during_a_claim_leaves_nothing_picked() -> None:
     driver = InMemoryDriver()
 
     async def main() -> None:
-        watched = WatchedDriver(driver)
+        watched = UnreliableDriver(driver)
         committed = anyio.Event()
 
-        async def after(name: str, result: object) -> None:
-            if isinstance(result, Claimed) and result.jobs:
+        async def after(call: Call) -> None:
+            if isinstance(call.result, Claimed) and call.result.jobs:
                 committed.set()
                 for _ in range(20):
                     await anyio.lowlevel.checkpoint()
 
-        watched.jobs.after = after
+        watched.after = after
         pgq = PgQueuer(watched)
 
         @pgq.entrypoint("it")

@@ -19,6 +19,7 @@ from pgq_trio.model.events import Event
 from pgq_trio.models import Job
 from pgq_trio.postgres import open_pool
 from pgq_trio.resources import ResourcesSource
+from pgq_trio.testing import Call
 from pgq_trio.types import JobId, JobStatus
 from pgq_trio.worker.options import RunArguments
 
@@ -135,6 +136,12 @@ class Gate:
         finally:
             self.inside -= 1
             self.left.add(job_id)
+
+
+async def slowly(call: Call) -> None:
+    """A hook for stores in memory: like a server, they take some steps to hear and to answer."""
+    for _ in range(3):
+        await anyio.lowlevel.checkpoint()
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = SOON) -> None:
