@@ -59,14 +59,14 @@ wheel:
 bench *args:
     python -m benchmarks.drain {{ args }}
 
-# What the library promises under drawn interleavings and faults; --long goes on for hours
-[arg("long", long, value="long")]
-property long="ci" *args:
-    PGQ_PROPERTY={{ long }} pytest -q tests/property {{ args }}
+# What the library promises under drawn interleavings and faults; --long goes on for --hours, --rates counts
+[positional-arguments]
+property *args:
+    python -m tests.property "$@"
 
 # Faults planted on purpose, and the property that finds each; fails when one survives
-mutants *names:
-    python -m tests.property.mutants {{ names }}
+mutants *args:
+    python -m tests.property.mutants {{ args }}
 
 # The documentation's code as tests
 docs:

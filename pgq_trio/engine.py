@@ -203,6 +203,20 @@ class Engine:
             self.emit(HealthChanged(part, problem))
 
 
+class _Once(TaskStatus[None]):
+    """A task status that may be told again."""
+
+    def __init__(self, status: TaskStatus[None]) -> None:
+        self._status = status
+        self._is_told = False
+
+    def started(self, value: None = None) -> None:
+        """Tell it, the first time."""
+        if not self._is_told:
+            self._is_told = True
+            self._status.started(value)
+
+
 class _Loops:
     """The worker and the scheduler of one run, and how they are told to stop."""
 
@@ -225,8 +239,10 @@ class _Loops:
     async def _run_scheduler(  # noqa: ASYNC128 - the scheduler says when
         self, scheduler: Scheduler, *, task_status: TaskStatus[None]
     ) -> None:
+        begun = _Once(task_status)
         with self._fires:
-            await scheduler.run(task_status=task_status)
+            await scheduler.run(task_status=begun)
+        begun.started()  # the grace period may have ended before it began
 
     def stop_within(self, seconds: float) -> None:
         """Begin to stop, or bring the end of the grace period nearer."""

@@ -32,13 +32,24 @@ def raise_as_itself(exc: BaseException, *, own: BaseException | None = None) -> 
 
 
 def is_only(exc: BaseException, original: BaseException | None) -> bool:
-    """Whether an exception is the original, or a group with no other error than the original."""
+    """Whether an exception is the original, or groups around it with no other error in them.
+
+    What counts is the errors inside: a nursery takes cancellations out of a group by building
+    another group of the rest.
+    """
     if exc is original:
         return True
-    if isinstance(exc, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", exc)
-        return all(is_only(inner, original) for inner in group.exceptions)
-    return False
+    if original is None or not isinstance(exc, BaseExceptionGroup):
+        return False
+    return _leaves(cast("BaseException", exc)) == _leaves(original)
+
+
+def _leaves(exc: BaseException) -> set[int]:
+    """Return which errors are in an exception, by identity."""
+    if not isinstance(exc, BaseExceptionGroup):
+        return {id(exc)}
+    group = cast("BaseExceptionGroup[BaseException]", exc)
+    return {leaf for inner in group.exceptions for leaf in _leaves(inner)}
 
 
 def combined(message: str, errors: list[Exception]) -> Exception:

@@ -133,7 +133,9 @@ class Claimer:
         self._next_look = math.inf
         self._has_hint = False
         try:
-            claimed = await self._claim(batch, limited)
+            with self._leases.claiming():
+                claimed = await self._claim(batch, limited)
+                leases = self._leases.add(claimed.jobs)
         except StoreError as exc:
             if not exc.retryable:
                 raise
@@ -143,7 +145,7 @@ class Claimer:
         self._on_problem(None)
         self._outage.reset()
         if claimed.jobs:
-            self._dispatcher.add(self._leases.add(claimed.jobs), claimed.lost_runs)
+            self._dispatcher.add(leases, claimed.lost_runs)
         if self._is_drained(claimed):
             return True
         # A notification that came while we looked has set this to "at once": it stands.

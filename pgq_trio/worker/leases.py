@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from pgq_trio.errors import UnknownJob
@@ -59,6 +60,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._by_id: dict[JobId, Lease] = {}
+        self._cancelled_early: set[JobId] | None = None
         self._on_empty: Callable[[], None] = lambda: None
         self._on_claimed_again: Callable[[list[Lease]], None] = lambda _: None
 
@@ -76,6 +78,27 @@ class Leases:
         """Hand over leases on jobs that were claimed before the end of their last run was known."""
         self._on_claimed_again = callback
 
+    @contextmanager
+    def claiming(self) -> Generator[None, None, None]:
+        """Claim inside of this, and `add` what it brought.
+
+        Whoever cancels a job may be heard before the reply to the claim that took it: the lease is
+        cancelled then as soon as there is one.
+        """
+        self._cancelled_early = set()
+        try:
+            yield
+        finally:
+            self._cancelled_early = None
+
+    def cancel_for_user(self, job_id: JobId) -> None:
+        """Cancel a job that its user cancelled, if it is one of ours or may turn out to be."""
+        lease = self._by_id.get(job_id)
+        if lease is not None:
+            lease.cancel(CancelReason.user)
+        elif self._cancelled_early is not None:
+            self._cancelled_early.add(job_id)
+
     def add(self, jobs: list[Job]) -> list[Lease]:
         """Take over claimed jobs; return the leases that are new.
 
@@ -90,6 +113,8 @@ class Leases:
             if lease is None:
                 lease = self._by_id[job.id] = Lease(job)
                 new.append(lease)
+                if self._cancelled_early and job.id in self._cancelled_early:
+                    lease.cancel(CancelReason.user)
             elif lease.ending or lease.reason is CancelReason.lease_lost:
                 lease.successor = job
             else:

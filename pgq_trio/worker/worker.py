@@ -21,7 +21,7 @@ from pgq_trio.model.wire import (
     TableChanged,
 )
 from pgq_trio.models import Context, ResourceMapping
-from pgq_trio.types import CancelReason, JobId, QueueManagerId
+from pgq_trio.types import JobId, QueueManagerId
 from pgq_trio.worker.claimer import Claimer
 from pgq_trio.worker.dispatcher import Dispatcher
 from pgq_trio.worker.heartbeat import Heartbeat
@@ -120,9 +120,7 @@ class Worker:
                     self._claimer.notify_gone()
             case CancellationRequested(ids):
                 for job_id in ids:
-                    lease = self._leases.get(job_id)
-                    if lease is not None:
-                        lease.cancel(CancelReason.user)
+                    self._leases.cancel_for_user(job_id)
             case OutcomesWanted():
                 self._teller.want()
             case _:

@@ -208,3 +208,15 @@ def test_groups_of_one_are_taken_apart_and_groups_of_more_are_not() -> None:
     assert caught.value.__context__ is context
     assert is_only(nested, inner)
     assert not is_only(two, inner)
+
+
+def test_a_group_that_was_built_anew_is_only_what_it_was() -> None:
+    original = ExceptionGroup("a nursery", [ValueError(), KeyError()])
+    # As a nursery takes a cancellation out.
+    _, anew = BaseExceptionGroup("outer", [original, SystemExit()]).split(SystemExit)
+    assert anew is not None
+    assert original not in anew.exceptions
+    assert is_only(anew, original)
+    assert not is_only(ExceptionGroup("some", original.exceptions[:1]), original)
+    assert not is_only(ExceptionGroup("more", [original, ValueError()]), original)
+    assert not is_only(original, None)

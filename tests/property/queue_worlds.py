@@ -12,6 +12,8 @@ import anyio.lowlevel
 
 from pgq_trio import Context, InMemoryDriver, Job, Log, PgQueuer, Queries, RetryRequested
 from pgq_trio.abc import Driver
+from pgq_trio.testing import UnreliableDriver
+from pgq_trio.testing.expecting import HasQueries
 from pgq_trio.types import FINAL_STATES, JobId
 from pgq_trio.worker.options import RunArguments
 
@@ -21,6 +23,12 @@ BEHAVIOURS = (b"ok", b"fail", b"again", b"sleep")
 
 #: Fast heartbeats would make long traces; nobody's lease may expire while its owner lives.
 HEARTBEAT = 30.0
+
+#: Seconds that an operation of a store takes that is far away, half of them to its change.
+FAR = 0.01
+
+#: Names, payloads and priorities of jobs.
+Work = list[tuple[str, bytes, int]]
 
 
 @dataclass(eq=False)
@@ -95,6 +103,19 @@ class Fleet:
                 tasks.start_soon(_run, self.application(), options, name=f"worker {number}")
 
 
+def far_away() -> Fleet:
+    """Return a fleet whose store takes time to hear and to answer, as a server does."""
+    driver = UnreliableDriver(InMemoryDriver())
+    driver.delay = FAR
+    return Fleet(driver=driver)
+
+
+async def enqueue(fleet: Fleet, work: Work) -> list[int]:
+    """Enqueue jobs in one batch and return their ids."""
+    names, payloads, priorities = (list(column) for column in zip(*work, strict=True))
+    return await fleet.queries.enqueue(names, payloads, priorities)
+
+
 async def _run(pgq: PgQueuer, options: RunArguments) -> None:
     options = {"mode": "drain", "handle_signals": False, "heartbeat_timeout": HEARTBEAT} | options
     await pgq.run(**options)
@@ -113,7 +134,7 @@ class Ledger:
     left: dict[JobId, str]
 
     @classmethod
-    def of(cls, fleet: Fleet) -> Ledger:
+    def of(cls, fleet: HasQueries) -> Ledger:
         """Read the log and the jobs that are left."""
         jobs = ask(lambda: fleet.queries.browse_queue(limit=1000))
         return cls(ask(fleet.queries.queue_log), {job.id: job.status for job in jobs})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -16,6 +16,8 @@ from pgq_trio import (
     InMemoryDriver,
     Job,
     PgQueuer,
+    Queries,
+    Resources,
     Schedule,
     ScheduleContext,
 )
@@ -23,6 +25,11 @@ from pgq_trio.models import QueueStatistics
 
 #: What a resource, a job or a schedule did, in order.
 Event = tuple[str, str]
+
+#: How the members are given: nested in one context manager of the user's, or entered one by one
+#: into a `Resources`.
+Way: TypeAlias = Literal["manager", "container"]
+WAYS: tuple[Way, ...] = ("manager", "container")
 
 
 class Crash(Exception):
@@ -41,19 +48,25 @@ class World:
         members: names of the resources, in the order in which they are entered.
         fails_to_enter: a member that raises when it is entered.
         fails_to_close: members that raise when they are left.
+        hangs: a member that never ends closing.
         crashes: a member whose own task raises after so many seconds.
         checkpoints: what each job does, one number of checkpoints a job.
+        way: how the members are given.
         events: what happened.
+        tasks: in which task each member was entered and left.
     """
 
     members: tuple[str, ...] = ("outer", "inner")
     fails_to_enter: str | None = None
     fails_to_close: frozenset[str] = frozenset()
+    hangs: str | None = None
     crashes: str | None = None
     checkpoints: tuple[int, ...] = (1, 1)
+    way: Way = "manager"
     driver: InMemoryDriver = field(default_factory=InMemoryDriver)
-    shared: Shared = field(default_factory=Shared)
+    shared: Shared | Resources = field(default_factory=Shared)
     events: list[Event] = field(default_factory=list[Event])
+    tasks: list[int] = field(default_factory=list[int])
     alive: set[str] = field(default_factory=set[str])
     problems: list[str] = field(default_factory=list[str])
     queued: list[QueueStatistics] = field(default_factory=list[QueueStatistics])
@@ -72,11 +85,22 @@ class World:
 
     # ------------------------------------------------------------------ resources
 
+    def source(self) -> Any:
+        """Return what `open` gets as resources."""
+        return self.resources if self.way == "manager" else self.container
+
     @asynccontextmanager
-    async def resources(self) -> AsyncGenerator[Shared]:
+    async def resources(self) -> AsyncGenerator[object]:
         """Enter the members one by one and yield the container."""
         async with self._nested(list(self.members)):
             yield self.shared
+
+    async def container(self) -> Resources:
+        """Enter the members one by one into a `Resources`."""
+        self.shared = Resources()
+        for name in self.members:
+            await self.shared.enter(name, self._member(name))
+        return self.shared
 
     @asynccontextmanager
     async def _nested(self, members: list[str]) -> AsyncGenerator[None]:
@@ -88,25 +112,37 @@ class World:
 
     @asynccontextmanager
     async def _member(self, name: str) -> AsyncGenerator[None]:
-        """A resource with a task of its own, which the last job may still need."""
+        """A resource with a task of its own, which the last job may still need; or a plain one."""
         await anyio.lowlevel.checkpoint()
         if self.fails_to_enter == name:
             self.note(name, "fails")
             raise Crash(name)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keeper, name, name=f"keeper of {name}")
+        async with AsyncExitStack() as stack:
+            if not name.startswith("plain"):
+                tasks = await stack.enter_async_context(anyio.create_task_group())
+                tasks.start_soon(self._keeper, name, name=f"keeper of {name}")
+                stack.callback(tasks.cancel_scope.cancel)
             self.note(name, "entered")
             self.alive.add(name)
+            self.tasks.append(anyio.get_current_task().id)
             try:
                 yield
             finally:
-                self.alive.discard(name)
-                tasks.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await anyio.lowlevel.checkpoint()
-                self.note(name, "closed")
-                if name in self.fails_to_close:
-                    raise Crash(name)
+                await self._leave(name)
+
+    async def _leave(self, name: str) -> None:
+        self.alive.discard(name)
+        self.tasks.append(anyio.get_current_task().id)
+        # One by one in a container the library shields it, but not from its own task group, which
+        # Trio cancels when a task in it is.
+        with anyio.CancelScope(shield=self.way == "manager" or not name.startswith("plain")):
+            await anyio.lowlevel.checkpoint()
+        if name == self.hangs:
+            self.note(name, "hangs")
+            await anyio.sleep_forever()
+        self.note(name, "closed")
+        if name in self.fails_to_close:
+            raise Crash(name)
 
     async def _keeper(self, name: str) -> None:
         if self.crashes == name:
@@ -115,21 +151,22 @@ class World:
         try:
             await anyio.sleep_forever()
         finally:
-            if name in self.alive and any(
-                self._is_running(i) for i in range(len(self.checkpoints))
-            ):
+            # A member that crashes cancels all that was entered after it, tasks included.
+            if name in self.alive and self.is_running and self.crashes is None:
                 self.problems.append(f"the keeper of {name} ended before the last job")
 
-    def _is_running(self, job: int) -> bool:
-        who = f"job {job}"
-        return self.events.count((who, "starts")) > self.events.count((who, "has cleaned up"))
+    @property
+    def is_running(self) -> bool:
+        """Whether a job or a fire has started and not cleaned up yet."""
+        did = [what for _, what in self.events]
+        return did.count("starts") > did.count("has cleaned up")
 
     # ------------------------------------------------------------------ the application
 
     async def serve(self) -> None:
         """Open the application, run its jobs to the end, and close it."""
         try:
-            async with PgQueuer.open(self.driver, resources=self.resources) as pgq:
+            async with PgQueuer.open(self.driver, resources=self.source()) as pgq:
                 if pgq.resources is not self.shared or pgq.qm.resources is not self.shared:
                     self.problems.append("the application has another object")
                 self.register(pgq)
@@ -161,14 +198,12 @@ class World:
             self.look(context.resources, who)
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.lowlevel.checkpoint()
+                await anyio.sleep(0.1)  # so that whoever else ends now ends before
                 self.look(context.resources, f"{who} in its cleanup")
             self.note(who, "has cleaned up")
 
     async def count(self) -> None:
         """Note what is left in the queue."""
-        from pgq_trio import Queries
-
         self.queued = await Queries(self.driver).queue_size()
 
     # ------------------------------------------------------------------ what must hold
@@ -180,12 +215,16 @@ class World:
         closed = [who for who, what in self.events if what == "closed"]
         assert entered == list(self.members)[: len(entered)]
         assert closed == entered[::-1]
-        jobs = [place for place, (who, _) in enumerate(self.events) if who.startswith("job")]
+        assert len(set(self.tasks)) <= 1, "they are not all entered and left in one task"
+        jobs = [
+            place for place, (who, _) in enumerate(self.events) if who.startswith(("job", "fire"))
+        ]
         if jobs:
             opening = [self.events.index((who, "entered")) for who in self.members]
             closing = [self.events.index((who, "closed")) for who in self.members]
             assert max(opening) < min(jobs)
             assert max(jobs) < min(closing)
+            assert not self.is_running
 
     def left(self) -> dict[str, int]:
         """Return how many jobs are in the queue by status."""
@@ -195,51 +234,83 @@ class World:
         return left
 
 
-class CountingExecutor(AbstractEntrypointExecutor):
-    """An executor of the user's own that adds to the container."""
+@dataclass(eq=False)
+class Tally:
+    """Handlers of each kind that add to one count, and what they saw of it.
 
-    async def execute(self, job: Job, context: Context) -> None:
-        add_one(context.resources)
-        await anyio.lowlevel.checkpoint()
-        add_one(context.resources)
+    Attributes:
+        count: what the count in the container has to be, kept where no copy can get at it.
+        seen: the containers that handlers got.
+        stale: counts that were not what was written last.
+    """
+
+    count: int = 0
+    seen: list[object] = field(default_factory=list[object])
+    stale: list[str] = field(default_factory=list[str])
+
+    def add_one(self, resources: Any, who: str) -> None:
+        """Read, modify and write without a checkpoint in between."""
+        self.seen.append(resources)
+        if resources["count"] != self.count:
+            self.stale.append(f"{who} saw {resources['count']}, not {self.count}")
+        resources["count"] = resources["count"] + 1
+        self.count += 1
+
+    async def add_two(self, resources: Any, who: str, between: float = 0.0) -> None:
+        """Add one, let others go on, and add one more."""
+        self.add_one(resources, who)
+        await anyio.sleep(between)
+        self.add_one(resources, who)
+
+    def register(self, pgq: PgQueuer) -> None:
+        """Register one handler of each kind that adds two to the shared count, in two steps."""
+        tally = self
+
+        @pgq.entrypoint("async")
+        async def with_context(_job: Job, context: Context) -> None:
+            await self.add_two(context.resources, "a job")
+
+        @pgq.entrypoint("asked", accepts_context=True)
+        async def without_annotations(_job, context) -> None:  # type: ignore[no-untyped-def]  # so it is
+            await self.add_two(context.resources, "a job that accepts a context")
+
+        @pgq.entrypoint("closure")
+        async def closure(job: Job) -> None:
+            await self.add_two(pgq.qm.get_context(job.id).resources, "a job by its id", 0.5)
+            await self.add_two(pgq.resources, "a job by the application")
+
+        @pgq.entrypoint("sync")
+        def sync(_job: Job, context: Context) -> None:
+            self.add_one(context.resources, "a sync job")
+            self.add_one(context.resources, "a sync job")
+
+        class Executor(AbstractEntrypointExecutor):
+            async def execute(self, job: Job, context: Context) -> None:
+                await tally.add_two(context.resources, "an executor")
+
+        pgq.entrypoint("executor", executor_factory=Executor)(_never_called)
+        self.register_schedules(pgq)
+
+    def register_schedules(self, pgq: PgQueuer) -> None:
+        """Register one schedule of each kind; each fires every ten seconds."""
+
+        @pgq.schedule("fire", "* * * * * */10")
+        async def fire(_schedule: Schedule, context: ScheduleContext) -> None:
+            await self.add_two(context.resources, "a schedule")
+
+        @pgq.schedule("fire by closure", "* * * * * */10")
+        async def closure(_schedule: Schedule) -> None:
+            await self.add_two(pgq.resources, "a schedule by the application")
+
+        @pgq.schedule("sync fire", "* * * * * */10")
+        def sync(_schedule: Schedule, context: ScheduleContext) -> None:
+            self.add_one(context.resources, "a sync schedule")
+            self.add_one(context.resources, "a sync schedule")
 
 
-def add_one(resources: Any) -> None:
-    """Read, modify and write without a checkpoint in between."""
-    resources["count"] = resources["count"] + 1
-
-
-def register_counters(pgq: PgQueuer, seen: list[object]) -> None:
-    """Register one handler of each kind that adds two to the shared count, in two steps."""
-
-    @pgq.entrypoint("async")
-    async def with_context(_job: Job, context: Context) -> None:
-        seen.append(context.resources)
-        add_one(context.resources)
-        await anyio.lowlevel.checkpoint()
-        add_one(context.resources)
-
-    @pgq.entrypoint("closure")
-    async def closure(job: Job) -> None:
-        seen.append(pgq.qm.get_context(job.id).resources)
-        add_one(pgq.resources)
-        await anyio.sleep(0.5)
-        add_one(pgq.resources)
-
-    @pgq.entrypoint("sync")
-    def sync(_job: Job, context: Context) -> None:
-        seen.append(context.resources)
-        add_one(context.resources)
-        add_one(context.resources)
-
-    pgq.entrypoint("executor", executor_factory=CountingExecutor)(_never_called)
-
-    @pgq.schedule("fire", "* * * * * */10")
-    async def fire(_schedule: Schedule, context: ScheduleContext) -> None:
-        seen.append(context.resources)
-        add_one(context.resources)
-        await anyio.lowlevel.checkpoint()
-        add_one(context.resources)
+#: Steps of a job of each kind, and of one fire of each schedule.
+STEPS = {"async": 2, "asked": 2, "closure": 4, "sync": 2, "executor": 2}
+FIRES = 6
 
 
 async def _never_called(_job: Job) -> None:

@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 import anyio
 import anyio.from_thread
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 from pgq_trio import (
     AbstractEntrypointExecutor,
@@ -37,6 +37,7 @@ from pgq_trio import (
     ScheduleContext,
 )
 from pgq_trio.executors import EntrypointExecutorParameters
+from tests.property.profiles import examples
 from tests.resources.tools import RARE, Barrier, make_due
 from tests.worker.places import database
 from tests.worker.tools import Place
@@ -48,14 +49,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: Seconds after which an example has failed, whatever it waits for.
 BOUND = 30.0
-
-PROFILE = settings(
-    deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.too_slow],
-)
-IN_MEMORY = settings(PROFILE, max_examples=60)
-ON_POSTGRES = settings(PROFILE, max_examples=15)
 
 
 @dataclass(frozen=True)
@@ -242,23 +235,21 @@ BACKENDS = pytest.mark.parametrize("backend", ["trio", "asyncio"])
 
 
 @BACKENDS
-def test_jobs_share_one_container_in_memory(backend: str) -> None:
-    @IN_MEMORY
-    @given(plans)
-    def property_holds(plans: list[Plan]) -> None:
-        check(Place("memory:"), backend, plans)
-
-    property_holds()
+@examples(60)
+@given(plans=plans)
+def test_jobs_share_one_container_in_memory(backend: str, plans: list[Plan]) -> None:
+    """In memory, on an event loop of its own for each example."""
+    check(Place("memory:"), backend, plans)
 
 
 @BACKENDS
-def test_jobs_share_one_container_on_postgresql(database: Place, backend: str) -> None:
-    @ON_POSTGRES
-    @given(plans)
-    def property_holds(plans: list[Plan]) -> None:
-        check(database, backend, plans)
-
-    property_holds()
+@examples(25)
+@given(plans=plans)
+def test_jobs_share_one_container_on_postgresql(
+    database: Place, backend: str, plans: list[Plan]
+) -> None:
+    """The same through a real server, where claims and outcomes take real time."""
+    check(database, backend, plans)
 
 
 def test_all_kinds_at_once() -> None:
@@ -307,7 +298,7 @@ def test_a_copy_is_found(
 @BACKENDS
 def test_hypothesis_finds_a_copy(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # No example may be kept from here for the tests that have no fault.
-    @settings(PROFILE, max_examples=30, database=None, phases=[Phase.generate])
+    @settings(examples(30), database=None, phases=[Phase.generate])
     @given(plans)
     def property_holds(plans: list[Plan]) -> None:
         check(Place("memory:"), backend, plans, identity=False)

@@ -5,57 +5,72 @@ Each test draws which task goes next; the application runs whole, in memory, on 
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given, strategies as st
 
-from pgq_trio import InMemoryDriver, PgQueuer, Resources
+from pgq_trio import Context, InMemoryDriver, Job, PgQueuer, Resources
 from pgq_trio.errors import ResourceError, UnknownJob
 from pgq_trio.testing import (
     BACKENDS,
     Backend,
+    Outcomes,
     Simulation,
     cancel_everywhere,
+    drain,
     explore,
     faults,
     interleavings,
     simulate,
 )
 from tests.property.profiles import examples
-from tests.property.resource_worlds import Crash, Shared, World, register_counters
+from tests.property.resource_worlds import (
+    FIRES,
+    STEPS,
+    Crash,
+    Shared,
+    Tally,
+    World,
+)
 
 backends = pytest.mark.parametrize("backend", BACKENDS)
 drawn = interleavings(tasks=5)
 jobs = st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple)
-
-KINDS = ("async", "closure", "sync", "executor")
+#: So long that most cancellations come while they run.
+busy = st.lists(st.integers(5, 15), min_size=2, max_size=4).map(tuple)
 
 
 @backends
 @examples(100)
-@given(schedule=drawn, kinds=st.lists(st.sampled_from(KINDS), max_size=6), fires=st.integers(0, 3))
+@given(
+    schedule=drawn, kinds=st.lists(st.sampled_from([*STEPS]), max_size=6), fires=st.integers(0, 3)
+)
 def test_identity_and_mutation(
     backend: Backend, schedule: tuple[int, ...], kinds: list[str], fires: int
 ) -> None:
-    """Every kind of handler gets the very object; no read-modify-write of any of them is lost."""
+    """Every kind of handler gets the very object, up to date; no read-modify-write is lost."""
     shared = Shared(count=0)
-    seen: list[object] = []
+    tally = Tally()
 
     async def scenario() -> None:
         async with PgQueuer.open(InMemoryDriver(), resources=shared) as pgq:
-            register_counters(pgq, seen)
+            tally.register(pgq)
             await pgq.queries.enqueue([*kinds])
             await pgq.start()
             await anyio.sleep(10 * fires + 5)
 
     simulate(scenario, schedule=schedule, backend=backend, threads="inline").check()
-    expected = {10 * fires // 10, (10 * fires + 5) // 10, (10 * fires + 5) // 10 + 1}
-    fired = len(seen) - sum(kind != "executor" for kind in kinds)
-    assert fired in expected
-    assert all(resources is shared for resources in seen)
-    assert shared["count"] == 2 * (len(kinds) + fired)
+    assert all(resources is shared for resources in tally.seen)
+    assert not tally.stale
+    assert shared["count"] == tally.count
+    fired = tally.count - sum(STEPS[kind] for kind in kinds)
+    assert fired in {FIRES * fires, FIRES * (fires + 1)}
 
 
 @backends
@@ -71,8 +86,8 @@ def test_life(backend: Backend, schedule: tuple[int, ...], checkpoints: tuple[in
 
 
 @backends
-@examples(60)
-@given(schedule=drawn, checkpoints=jobs, cancelled=faults(steps=80))
+@examples(80)
+@given(schedule=drawn, checkpoints=busy, cancelled=faults(steps=80, count=2))
 def test_order_under_cancellation(
     backend: Backend, schedule: tuple[int, ...], checkpoints: tuple[int, ...], cancelled: list[Any]
 ) -> None:
@@ -220,28 +235,133 @@ def test_giving_them(backend: Backend, way: str, managed: bool) -> None:
     explore(scenario, backend=backend, preemptions=1)
 
 
-@backends
-@examples(40)
-@given(schedule=drawn, names=st.lists(st.sampled_from("abc"), unique=True, max_size=3))
-def test_the_ready_container(backend: Backend, schedule: tuple[int, ...], names: list[str]) -> None:
-    """`Resources` enters members on request and closes them last in first out, after all jobs."""
-    world = World(members=tuple(names))
-    closed: list[str] = []
+#: What can be put into a `Resources` to be closed.
+ENTRIES = ("async", "sync", "callback", "async callback")
 
-    async def enter_them() -> Resources:
-        resources = Resources()
-        for name in names:
-            resources.callback(closed.append, name)
-            await resources.enter(name, world._member(name))
+
+@dataclass
+class Entries:
+    """Puts things into a `Resources` and notes in which order they are closed."""
+
+    kinds: list[str]
+    fails_at: int | None
+    closed: list[int] = field(default_factory=list[int])
+
+    async def make(self) -> Resources:
+        resources = Resources(given="as it is")
+        for number, kind in enumerate(self.kinds):
+            if number == self.fails_at:
+                raise Crash(kind)
+            await self._add(resources, number, kind)
         with pytest.raises(ResourceError):
-            resources.get_typed("missing", int)
+            resources.get_typed("given", int)
         return resources
 
-    async def scenario() -> None:
-        async with PgQueuer.open(InMemoryDriver(), resources=enter_them) as pgq:
-            assert isinstance(pgq.resources, Resources)
-            assert list(pgq.resources) == names
+    async def _add(self, resources: Resources, number: int, kind: str) -> None:
+        match kind:
+            case "async":
+                assert await resources.enter(f"{number}", self._async(number)) == number
+            case "sync":
+                assert await resources.enter(f"{number}", self._sync(number)) == number
+            case "callback":
+                resources.callback(self.closed.append, number)
+            case _:
+                resources.callback(self._close_slowly, number)
 
-    simulate(scenario, schedule=schedule, backend=backend).check()
-    world.check_life()
-    assert closed == names[::-1]
+    @asynccontextmanager
+    async def _async(self, number: int) -> AsyncGenerator[int]:
+        await anyio.lowlevel.checkpoint()
+        try:
+            yield number
+        finally:
+            await self._close_slowly(number)
+
+    @contextmanager
+    def _sync(self, number: int) -> Iterator[int]:
+        try:
+            yield number
+        finally:
+            self.closed.append(number)
+
+    async def _close_slowly(self, number: int) -> None:
+        await anyio.sleep(1)  # cancelled unless it is shielded
+        self.closed.append(number)
+
+
+@backends
+@examples(60)
+@given(
+    schedule=drawn,
+    kinds=st.lists(st.sampled_from(ENTRIES), max_size=4),
+    fails_at=st.none() | st.integers(0, 4),
+    cancelled=st.booleans(),
+)
+def test_the_ready_container(
+    backend: Backend,
+    schedule: tuple[int, ...],
+    kinds: list[str],
+    fails_at: int | None,
+    cancelled: bool,
+) -> None:
+    """`Resources` closes what it was given, all of it, last first, also when filling it fails."""
+    entries = Entries(kinds, fails_at)
+    fails = fails_at is not None and fails_at < len(kinds)
+
+    async def scenario() -> None:
+        with anyio.CancelScope() as outside:
+            async with PgQueuer.open(InMemoryDriver(), resources=entries.make) as pgq:
+                assert isinstance(pgq.resources, Resources)
+                assert pgq.resources.get_typed("given", str) == "as it is"
+                for number, kind in enumerate(kinds):
+                    named = kind in {"async", "sync"}
+                    assert pgq.resources.get(f"{number}") == (number if named else None)
+                if cancelled:
+                    outside.cancel()
+                    await anyio.sleep_forever()
+
+    async def expected() -> None:
+        if fails:
+            with pytest.raises(Crash):
+                await scenario()
+        else:
+            await scenario()
+
+    simulate(expected, schedule=schedule, backend=backend).check()
+    entered = fails_at if fails_at is not None and fails else len(kinds)
+    assert entries.closed == [*range(entered)][::-1]
+
+
+@backends
+@examples(40)
+@given(schedule=drawn, forgets=st.lists(st.booleans(), min_size=1, max_size=4))
+def test_a_forgotten_await(
+    backend: Backend, schedule: tuple[int, ...], forgets: list[bool]
+) -> None:
+    """A sync handler that calls an async resource and forgets it fails; the message says why."""
+    calls: list[bytes | None] = []
+
+    async def fetch(payload: bytes | None) -> None:
+        calls.append(payload)  # never comes to that: nobody awaits it
+
+    async def scenario() -> Outcomes:
+        pgq = PgQueuer.in_memory(resources={"fetch": fetch})
+
+        @pgq.entrypoint("forgets")
+        def forgetting(job: Job, context: Context) -> object:
+            call: Any = context.resources["fetch"]
+            return call(job.payload)
+
+        @pgq.entrypoint("remembers")
+        def remembering(_job: Job, context: Context) -> None:
+            assert context.resources["fetch"] is fetch
+
+        names = ["forgets" if forgotten else "remembers" for forgotten in forgets]
+        await pgq.queries.enqueue(names, [b"x"] * len(names))
+        return await drain(pgq)
+
+    outcomes = simulate(scenario, schedule=schedule, backend=backend, threads="inline").check()
+    assert [log.status == "exception" for _, log in sorted(outcomes.items())] == forgets
+    for log in outcomes.failures:
+        assert log.traceback is not None
+        assert "from_thread.run" in log.traceback.exception_message
+    assert not calls

@@ -19,6 +19,7 @@ from pgq_trio.postgres import connect
 from pgq_trio.settings import Settings
 from pgq_trio.store.memory_clock import LoopClock, Ticker
 from pgq_trio.store.records import make_job
+from pgq_trio.testing import BACKENDS, Backend, simulate
 from tests.store.world import ALICE, ManualClock, World, new
 
 
@@ -123,16 +124,16 @@ class TestClock:
     async def test_it_starts_at_wall_time(self) -> None:
         assert abs(LoopClock()() - datetime.now(UTC)) < timedelta(seconds=5)
 
-    def test_it_follows_the_event_loop(self) -> None:
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_it_follows_the_event_loop(self, backend: Backend) -> None:
         clock = LoopClock()
 
         async def main() -> timedelta:
             begun = clock()
-            await trio.sleep(86_400)
+            await anyio.sleep(86_400)
             return clock() - begun
 
-        mock = trio.testing.MockClock(autojump_threshold=0)
-        assert trio.run(main, clock=mock) == timedelta(days=1)
+        assert simulate(main, backend=backend).check() == timedelta(days=1)
 
     def test_it_never_goes_back_from_one_run_to_the_next(self) -> None:
         clock = LoopClock()
@@ -141,6 +142,7 @@ class TestClock:
             await trio.sleep(86_400)
             return clock()
 
+        # Not simulated: simulations begin at a time of their own.
         first = trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
         async def now() -> datetime:

@@ -6,6 +6,9 @@
 -- Each input row draws its id itself, in input order: first in, first out, and every id finds its
 -- place in the answer. MATERIALIZED, because it must not be drawn twice; the sub-select looks the
 -- sequence up once instead of once a row.
+--
+-- Keys are inserted in their own order, so that two callers with the same ones never wait for each
+-- other in a circle: one of them is to learn of a duplicate, not of a deadlock.
 WITH input AS MATERIALIZED (
     SELECT
         nextval((SELECT pg_get_serial_sequence({queue_table_text}, 'id')::regclass)) AS id,
@@ -22,7 +25,7 @@ inserted AS (
         coalesce(execute_at, now() + make_interval(secs => coalesce(delay, 0))),
         'queued', entrypoint, dedupe_key, payload, headers::jsonb
     FROM input
-    ORDER BY place
+    ORDER BY dedupe_key COLLATE "C", place
     RETURNING id, priority, entrypoint
 ),
 logged AS (
@@ -30,5 +33,6 @@ logged AS (
     SELECT id, 'queued', priority, entrypoint
     FROM inserted
     WHERE $8::bool
+    ORDER BY id
 )
 SELECT id FROM input ORDER BY place

@@ -43,6 +43,7 @@ written AS (
     FROM removed
     WHERE NOT aggregated
     GROUP BY date_trunc('sec', created), priority, status, entrypoint
+    ORDER BY date_trunc('sec', created)
     ON CONFLICT (priority, date_trunc('sec', timezone('UTC', created)), status, entrypoint)
     DO UPDATE SET count = kept.count + EXCLUDED.count
 )

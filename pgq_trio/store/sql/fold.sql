@@ -5,7 +5,8 @@
 -- What is counted is what the UPDATE returns, so a row that somebody else has marked or deleted
 -- is not counted. On a lean install no index leads to unmarked rows: $1 (see log_marks.py) bounds
 -- how much of the primary key is walked for them. `id = ANY(ARRAY(...))` keeps the planner from
--- joining by a scan of the whole log.
+-- joining by a scan of the whole log. New seconds are written in their order, in which
+-- log_statistics.sql reads them.
 WITH chosen AS MATERIALIZED (
     SELECT entry.id
     FROM {queue_table_log} entry
@@ -24,6 +25,7 @@ written AS (
     SELECT count(*), date_trunc('sec', created), priority, status, entrypoint
     FROM counted
     GROUP BY date_trunc('sec', created), priority, status, entrypoint
+    ORDER BY date_trunc('sec', created)
     ON CONFLICT (priority, date_trunc('sec', timezone('UTC', created)), status, entrypoint)
     DO UPDATE SET count = kept.count + EXCLUDED.count
 )

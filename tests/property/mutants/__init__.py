@@ -38,10 +38,13 @@ def mutant(what: str, killer: str) -> Callable[[Callable[[], object]], Callable[
 
     Args:
         what: the fault, in a few words.
-        killer: the property that has to find it, such as `test_queue.py::test_one_job_a_key`.
+        killer: the property that has to find it, such as `test_queue.py::test_one_job_a_key`; its
+            name, or so much of it that no other property of the file is meant.
     """
 
     def register(plant: Callable[[], object]) -> Callable[[], object]:
+        if any(known.name == plant.__name__ for known in _MUTANTS):
+            raise ValueError(f"there is a mutant {plant.__name__} already")
         _MUTANTS.append(Mutant(plant.__name__, what, _PROPERTIES + killer, plant))
         return plant
 

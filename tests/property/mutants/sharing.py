@@ -1,19 +1,21 @@
-"""Faults in how resources are shared and closed."""
+"""Faults in how resources are shared with handlers."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from pgq_trio import core, models
-from pgq_trio.concurrency import closing
+from pgq_trio import app, core, managers, models, resources
+from pgq_trio.errors import UnknownJob
+from pgq_trio.executors import calling, entrypoints
+from pgq_trio.scheduler import fires
 from pgq_trio.worker import dispatcher, leases
 from tests.property.mutants import mutant, replace
 
+_IDENTITY = "test_resources_contract.py::test_identity_and_mutation"
 
-@mutant(
-    "each job gets a copy of the resources",
-    "test_resources_contract.py::test_identity_and_mutation",
-)
+
+@mutant("each job gets a copy of the resources", _IDENTITY)
 def copied_resources() -> None:
     original = models.Context
 
@@ -21,6 +23,67 @@ def copied_resources() -> None:
         return original(resources=dict(resources), **fields)
 
     replace(dispatcher, "Context", context)
+
+
+@mutant("each fire of a schedule gets a copy of the resources", _IDENTITY)
+def copied_for_schedules() -> None:
+    original = models.ScheduleContext
+
+    def context(*, resources: Any, **fields: Any) -> Any:
+        return original(resources=dict(resources), **fields)
+
+    replace(fires, "ScheduleContext", context)
+
+
+@mutant("the application's own view of the resources is a copy", _IDENTITY)
+def copied_for_closures() -> None:
+    for kind in (managers.Manager, app.PgQueuer):
+        replace(kind, "resources", property(lambda self: dict(self._core.resources)))
+
+
+class _Late(dict[str, object]):
+    """A job's own view of a container, which learns of changes at the end."""
+
+    def __init__(self, original: Any) -> None:
+        super().__init__(original)
+        self.original = original
+
+
+@mutant(
+    "the context that a job asks for has a copy",
+    "test_resources.py::test_jobs_share_one_container_in_memory",
+)
+def copied_for_askers() -> None:
+    original = core.Core.context_of
+
+    def context_of(self: Any, job_id: int) -> Any:
+        context = original(self, job_id)
+        return models.Context(
+            resources=copy.copy(context.resources),
+            cancellation=context.cancellation,
+            deadline=context.deadline,
+        )
+
+    replace(core.Core, "context_of", context_of)
+
+
+@mutant("what a job changes is written when it ends", _IDENTITY)
+def late_changes() -> None:
+    original = models.Context
+
+    def context(*, resources: Any, **fields: Any) -> Any:
+        return original(resources=_Late(resources), **fields)
+
+    execute = dispatcher._execute
+
+    async def execute_and_write(executor: Any, job: Any, context: Any) -> Any:
+        try:
+            return await execute(executor, job, context)
+        finally:
+            context.resources.original.update(context.resources)
+
+    replace(dispatcher, "Context", context)
+    replace(dispatcher, "_execute", execute_and_write)
 
 
 @mutant(
@@ -48,17 +111,48 @@ def stale_context() -> None:
         return engine
 
     replace(core.Core, "_begin", remember)
-    replace(core.Core, "context_of", lambda _self, job_id: last[-1].context_of(job_id))
+
+    def context_of_any(_self: object, job_id: int) -> Any:
+        if not last:
+            raise UnknownJob(job_id)
+        return last[-1].context_of(job_id)
+
+    replace(core.Core, "context_of", context_of_any)
 
 
 @mutant(
-    "members are closed first in, first out", "test_resources_contract.py::test_the_ready_container"
+    "a constructor copies the mapping that it is given",
+    "test_resources_life.py::test_a_life_that_is_the_callers",
 )
-def first_in_first_out() -> None:
-    original = closing.ClosingStack.close
+def constructor_copies() -> None:
+    def plain(source: Any) -> dict[str, Any]:
+        return dict(getattr(source, "values", source))
 
-    async def close(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self._entries.reverse()
-        return await original(self, *args, **kwargs)
+    replace(managers, "plain_resources", plain)
 
-    replace(closing.ClosingStack, "close", close)
+
+@mutant(
+    "what a factory returns is copied into a container of ours",
+    "test_resources_contract.py::test_giving_them",
+)
+def registry_rebuilt() -> None:
+    original = resources.opened_resources._enter
+
+    async def enter(self: Any, source: object, calls: int = 0) -> Any:
+        return dict(await original(self, source, calls))
+
+    replace(resources.opened_resources, "_enter", enter)
+
+
+@mutant(
+    "a coroutine that a sync handler returns is dropped",
+    "test_resources_contract.py::test_a_forgotten_await",
+)
+def dropped_coroutine() -> None:
+    async def call_in_thread(func: Any, *args: Any, limiter: object) -> None:
+        result = func(*args)
+        if result is not None:
+            result.close()
+
+    replace(calling, "call_in_thread", call_in_thread)
+    replace(entrypoints, "call_in_thread", call_in_thread)
