@@ -41,7 +41,7 @@ def is_only(exc: BaseException, original: BaseException | None) -> bool:
         return True
     if original is None or not isinstance(exc, BaseExceptionGroup):
         return False
-    return _leaves(cast("BaseException", exc)) == _leaves(original)
+    return _leaves(cast("BaseException", exc)) <= _leaves(original)
 
 
 def _leaves(exc: BaseException) -> set[int]:

@@ -1,4 +1,4 @@
-"""What a test wants to happen at which call of a store's operation; it knows no store."""
+"""What a test wants to happen at which call of a store's operation; it knows the ports only."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal, TypeAlias, get_args
 
 import anyio
 import anyio.lowlevel
 
+from pgq_trio.abc import InsightStore, JobStore, Notifier, ScheduleStore, SchemaStore
+
 __all__ = ["Call", "CallHook", "Hold", "LostPart", "Script"]
+
+#: What can be asked for: the async operations of the ports, and LISTEN.
+OPERATIONS: frozenset[str] = frozenset(
+    name
+    for port in (JobStore, ScheduleStore, InsightStore, SchemaStore, Notifier)
+    for name, member in vars(port).items()
+    if not name.startswith("_") and inspect.iscoroutinefunction(member)
+) | {"listen"}
 
 #: What of an operation is lost: its request, so that nothing happens, or the reply to what did.
 LostPart: TypeAlias = Literal["request", "reply"]
@@ -95,23 +106,23 @@ class Script:
         """Have calls raise an error, after some that do not.
 
         Raises:
-            ValueError: an unknown part, or a number below zero.
+            ValueError: an unknown operation or part, or a number below zero.
         """
         if times < 0 or skip < 0:
             raise ValueError(f"times and skip are numbers from 0 on, got {times} and {skip}")
-        errors = self._errors.setdefault((name, _known(part)), deque())
+        errors = self._errors.setdefault(_known(name, part), deque())
         errors.extend([None] * skip + [error] * times)
 
     def hold(self, name: str, part: LostPart, *, times: int) -> Hold:
         """Have calls wait.
 
         Raises:
-            ValueError: an unknown part, or a number below one.
+            ValueError: an unknown operation or part, or a number below one.
         """
         if times < 1:
             raise ValueError(f"times is a number from 1 on, got {times}")
         hold = Hold(times)
-        self._holds.setdefault((name, _known(part)), []).append(hold)
+        self._holds.setdefault(_known(name, part), []).append(hold)
         return hold
 
     async def play(self, name: str, part: LostPart) -> None:
@@ -125,7 +136,13 @@ class Script:
             raise error.with_traceback(None)
 
 
-def _known(part: LostPart) -> LostPart:
+def _known(name: str, part: LostPart) -> tuple[str, LostPart]:
     if part not in get_args(LostPart):
         raise ValueError(f"part is 'request' or 'reply', got {part!r}")
-    return part
+    if name not in OPERATIONS:
+        near = get_close_matches(name, OPERATIONS, n=1)
+        raise ValueError(
+            f"no store has an operation {name!r}"
+            + (f"; did you mean {near[0]!r}?" if near else f": {', '.join(sorted(OPERATIONS))}")
+        )
+    return name, part

@@ -8,7 +8,7 @@ yields to its event loop, which works alike on Trio and on asyncio.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 
@@ -46,10 +46,14 @@ async def cancel_at_each_step(
 
     Raises:
         AssertionError: the operation did not end within the limit.
+        ValueError: an unknown moment.
         Whatever the operation raises other than its cancellation, and what `check` raises.
 
     Cancelled, it ends with the run that goes on; `check` is not called.
     """
+    unknown = [moment for moment in moments if moment not in get_args(Moment)]
+    if unknown:  # it would never come, and nothing be cancelled
+        raise ValueError(f"a moment is 'before' or 'in flight', got {unknown[0]!r}")
     return {moment: await _sweep(operation, check, moment, limit) for moment in moments}
 
 

@@ -12,11 +12,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    contextmanager,
-)
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from contextvars import copy_context
 from functools import partial
 from queue import SimpleQueue
@@ -29,6 +25,7 @@ from anyio.abc import TaskGroup
 from pgq_trio.testing.decisions import Policy, Schedule
 from pgq_trio.testing.simulate import simulate
 from pgq_trio.testing.simulation import Backend, Deadlock, Threads
+from pgq_trio.testing.waiting import place_of
 
 __all__ = ["LiveClock", "LiveTask", "LiveWorld", "live"]
 
@@ -75,6 +72,7 @@ class LiveTask:
         self._world = world
         self.scope: anyio.CancelScope = scope
         self.ended: anyio.Event = anyio.Event()
+        self.awaited: Awaitable[object] | None = None
 
     def __repr__(self) -> str:
         return f"<LiveTask {self.name!r}, {'running' if self.is_running else 'ended'}>"
@@ -87,7 +85,8 @@ class LiveTask:
         """Run the function; what it raises is raised by the test's next call."""
         try:
             with self.scope:
-                await function()
+                self.awaited = function()
+                await self.awaited
         except Exception as exc:  # noqa: BLE001 - the test gets it
             exc.add_note(f"raised by the task {self.name!r}")
             self._world.failures.append(exc)
@@ -249,7 +248,11 @@ class LiveWorld:
         if self._is_over:
             return
         self._commands.put(None)
-        self._take_reply()
+        try:
+            self._take_reply()
+        finally:
+            if not self._is_over:  # that was of a call that the test was interrupted in
+                self._take_reply()
 
     def _do(self, what: str, command: _Command, limit: float | None = None) -> Any:
         if self._is_over:
@@ -307,7 +310,7 @@ class LiveWorld:
             return await _attempt(command)
         with anyio.move_on_after(limit):
             return await _attempt(command)
-        names = ", ".join(task.name for task in self.tasks) or "none"
+        names = ", ".join(f"{x.name} at {place_of(x.awaited)}" for x in self.tasks) or "none"
         return _Reply(
             error=Deadlock(f"{what} did not end within {limit:g} s; tasks that still run: {names}")
         )

@@ -8,6 +8,7 @@ decision. uvloop cannot be driven in this way.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 import selectors
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from itertools import count
+from time import get_clock_info
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
@@ -42,6 +44,9 @@ _OUTSIDE = {
     "subprocess_exec": "start a process",
     "subprocess_shell": "start a process",
 }
+
+#: Of asyncio's clocks, in seconds; a clock that counts in more has the same.
+_RESOLUTION = get_clock_info("monotonic").resolution
 
 #: How threads are called that AnyIO and asyncio start for functions.
 _THREADS = ("AnyIO worker thread", "asyncio_")
@@ -77,7 +82,8 @@ class _Loop(asyncio.SelectorEventLoop):
         self._numbers: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
         self._started = count()
         self._threads = set(threading.enumerate())
-        self._selector_ = _JumpingSelector(self._on_jump, self._on_stuck)
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._selector_ = _JumpingSelector(self._on_jump, self._on_stuck, self._next_deadline)
         super().__init__(self._selector_)
         for method, what in _OUTSIDE.items():
             setattr(self, method, _refusing(simulation, what))
@@ -111,10 +117,26 @@ class _Loop(asyncio.SelectorEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Have no timer for what never comes: asyncio would look for it once a day, for ever."""
+        """Have no timer for what never comes: asyncio would look for it once a day, for ever.
+
+        A timer runs when its time is less than now and the clock's resolution, which is lost in
+        the rounding of large numbers: there it is set to the next smaller one.
+        """
         if when == math.inf:
             return asyncio.TimerHandle(when, callback, args, self, context)
-        return super().call_at(when, callback, *args, context=context)
+        below = math.nextafter(when, -math.inf) if when + _RESOLUTION == when else when
+        timer = super().call_at(below, callback, *args, context=context)
+        heapq.heappush(self._timers, (when, next(self._started), timer))
+        return timer
+
+    def _next_deadline(self) -> float | None:
+        """Return when the next timer is due; asyncio waits for a day at most."""
+        while self._timers:
+            when, _, timer = self._timers[0]
+            if when > self.time() and not timer.cancelled():
+                return when
+            heapq.heappop(self._timers)
+        return None
 
     def _pump(self) -> None:
         if not self._is_pumping:
@@ -167,14 +189,14 @@ class _Loop(asyncio.SelectorEventLoop):
             if thread not in self._threads
         )
 
-    def _on_jump(self, waits_for_io: bool) -> None:
+    def _on_jump(self, waits: int) -> None:
         """Note that the clock is about to jump."""
         if self._has_thread():
             self._simulation.found_thread()
-        elif waits_for_io:
+        elif self._simulation.waits_outside(waits):
             self._simulation.jumps_over_io()
 
-    def _on_stuck(self, waits_for_io: bool) -> bool:
+    def _on_stuck(self, waits: int) -> bool:
         """Give up if nothing can wake the tasks any more. Returns whether that is so."""
         if self._simulation.scope is None:
             return False
@@ -185,7 +207,7 @@ class _Loop(asyncio.SelectorEventLoop):
         elif self._has_thread():
             self._simulation.found_thread()
         else:
-            self._simulation.stuck(waits_for_io)
+            self._simulation.stuck(self._simulation.waits_outside(waits))
         return True
 
 
@@ -226,8 +248,14 @@ class _Step(asyncio.Handle):
 class _JumpingSelector(selectors.DefaultSelector):
     """Does not wait for time to pass but moves the clock."""
 
-    def __init__(self, on_jump: Callable[[bool], None], on_stuck: Callable[[bool], bool]) -> None:
+    def __init__(
+        self,
+        on_jump: Callable[[int], None],
+        on_stuck: Callable[[int], bool],
+        next_deadline: Callable[[], float | None],
+    ) -> None:
         super().__init__()
+        self._next_deadline = next_deadline
         self.now = 0.0
         self._on_jump = on_jump
         self._on_stuck = on_stuck
@@ -237,13 +265,14 @@ class _JumpingSelector(selectors.DefaultSelector):
         if events or timeout == 0:
             return events
         # One is the loop's own, which waits for signals and for threads.
-        waits_for_io = len(self.get_map()) > 1
+        waits = len(self.get_map()) - 1
         if timeout is not None and timeout < math.inf:
-            self._on_jump(waits_for_io)
-            self.now += timeout
+            self._on_jump(waits)
+            deadline = self._next_deadline()
+            self.now = self.now + timeout if deadline is None else deadline
             return []
         # What a task of the scenario wrote to a socket of its own is there at once: who else waits
         # on one waits for the outside world, which a scenario does not have.
-        if self._on_stuck(waits_for_io):
+        if self._on_stuck(waits):
             return []
         return super().select(None)

@@ -22,7 +22,7 @@ import trio.testing
 
 from pgq_trio.testing.decisions import Decisions
 from pgq_trio.testing.simulation import Simulation
-from pgq_trio.testing.threads import run_sync_of
+from pgq_trio.testing.threads import replaced_here, run_sync_of
 
 __all__ = ["is_controllable", "run_on_trio"]
 
@@ -114,7 +114,7 @@ class _Hooks(trio.abc.Instrument):
             if trio.testing.active_thread_count():
                 self._simulation.found_thread()
             elif self._simulation.error is None:
-                self._simulation.stuck(_waits_for_io())
+                self._simulation.stuck(self._simulation.waits_outside(_waits()))
             else:
                 self._abandon()
 
@@ -127,7 +127,7 @@ class _Hooks(trio.abc.Instrument):
     def _jumped(self) -> None:
         if trio.testing.active_thread_count():
             self._simulation.found_thread()
-        elif _waits_for_io():
+        elif self._simulation.waits_outside(_waits()):
             self._simulation.jumps_over_io()
 
     def _add(self, task: Task) -> None:
@@ -135,11 +135,12 @@ class _Hooks(trio.abc.Instrument):
         self._numbers[task] = self._count
 
 
-def _waits_for_io() -> bool:
+def _waits() -> int:
+    """Return how many tasks wait for I/O."""
     statistics: Any = trio.lowlevel.current_statistics().io_statistics
     names = ("tasks_waiting_read", "tasks_waiting_write", "tasks_waiting")
     # One is Trio's own, which waits for signals and for threads.
-    return sum(getattr(statistics, name, 0) for name in names) > 1
+    return sum(getattr(statistics, name, 0) for name in names) - 1
 
 
 class _Abandoned(BaseException):
@@ -238,9 +239,9 @@ def _nothing_outside(simulation: Simulation[Any]) -> Generator[None]:
         raise error
 
     with (
-        patch.object(trio, "run_process", no_process),
-        patch.object(trio.lowlevel, "open_process", no_process),
-        patch.object(trio.to_thread, "run_sync", run_sync_of(simulation)),
+        replaced_here(trio, "run_process", no_process),
+        replaced_here(trio.lowlevel, "open_process", no_process),
+        replaced_here(trio.to_thread, "run_sync", run_sync_of(simulation)),
     ):
         yield
 

@@ -51,7 +51,12 @@ class TestServer:
         Raises:
             psycopg.OperationalError: the server cannot be reached.
         """
-        if self._admin is None or self._admin.closed:
+        if self._admin is not None:
+            try:  # one that the server has ended does not know that before it is used
+                self._admin.execute("SELECT")
+            except psycopg.OperationalError:
+                self._disconnect()
+        if self._admin is None:
             self._admin = psycopg.connect(self.conninfo, autocommit=True)
         return self._admin
 

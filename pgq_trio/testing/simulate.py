@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_args
@@ -23,6 +24,10 @@ _RUN = {"trio": run_on_trio, "asyncio": run_on_asyncio}
 _MAX_STEPS = 100_000
 
 
+class _NoAwaitableError(TypeError):
+    """The scenario is no async function, which is known when it is called."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Scene(Generic[R]):
     """What is to be run and how; a schedule and faults make a run of it."""
@@ -37,6 +42,14 @@ class _Scene(Generic[R]):
     seed: int
 
     def __post_init__(self) -> None:
+        scenario: object = self.scenario
+        if not callable(scenario):
+            if inspect.iscoroutine(scenario):
+                scenario.close()  # nobody will await it, of which Python would warn
+            raise TypeError(
+                "a scenario is an async function: pass the function, not a call of it; "
+                f"got {scenario!r}"
+            )
         if self.backend not in _RUN:
             backends = ", ".join(get_args(Backend))
             raise ValueError(f"backend is one of {backends}, got {self.backend!r}")
@@ -61,8 +74,19 @@ class _Scene(Generic[R]):
             origin=Origin(scenario=self.scenario, arguments=codes, options=self._options()),
         )
         with same_again(self.seed), threads_as(simulation):
-            _RUN[self.backend](simulation, lambda: self.scenario(*arguments))
+            _RUN[self.backend](simulation, lambda: self._begin(arguments))
+        if isinstance(simulation.error, _NoAwaitableError):
+            raise simulation.error
         return simulation
+
+    def _begin(self, arguments: Sequence[object]) -> Awaitable[R]:
+        begun: object = self.scenario(*arguments)
+        if not inspect.isawaitable(begun):
+            what = f"{code_of(self.scenario, 'the scenario')} returned {code_of(begun)}"
+            raise _NoAwaitableError(
+                f"a scenario is an async function; {what}, which cannot be awaited"
+            )
+        return begun
 
     def run_fresh(self, schedule: Schedule, faults: Iterable[Fault] = ()) -> Simulation[R]:
         """Run it in a fresh world, and raise what it or its check raises, noted how to see it."""
@@ -120,6 +144,7 @@ def simulate(
         the run; nothing was raised yet: `check()` does, and returns what the scenario returned.
 
     Raises:
+        TypeError: the scenario is no async function, or a call of one.
         ValueError: an argument that cannot be.
     """
     scene: _Scene[R] = _Scene(
@@ -164,6 +189,7 @@ def explore(
         how many runs there were.
 
     Raises:
+        TypeError: the scenario is no async function, or a call of one.
         AssertionError: there are more schedules than the limit allows.
         Whatever the scenario or `check` raises first, with the schedule that leads to it.
     """
@@ -207,13 +233,16 @@ def cancel_everywhere(
     backend: Backend = "trio",
     moments: Sequence[Moment] = ("before", "in flight"),
     schedule: Schedule = (),
-    policy: Policy = "stay",
+    policies: Sequence[Policy] = ("stay", "rotate"),
     threads: Threads = "refuse",
     max_steps: int = _MAX_STEPS,
     seed: int = 0,
     limit: int = 10_000,
 ) -> dict[Moment, int]:
     """Run a scenario again and again, cancelled at its first step, its second, until it ends first.
+
+    It does so under both policies: as long as one task goes on until it waits, nobody comes between
+    two checkpoints of it, and what is wrong only there is not seen.
 
     Args:
         scenario: an async function.
@@ -223,28 +252,36 @@ def cancel_everywhere(
         backend: "trio" or "asyncio".
         moments: "before" a step cancels at the task's next checkpoint, "in flight" cancels the
             operation that the step began.
-        schedule, policy, threads, max_steps, seed: see `simulate`.
+        policies: who goes when the schedule says nothing, one sweep each.
+        schedule, threads, max_steps, seed: see `simulate`.
         limit: steps at most.
 
     Returns:
-        how many steps there were to cancel at, for each moment.
+        how many steps there were to cancel at, for each moment, under all policies together.
 
     Raises:
+        TypeError: the scenario is no async function, or a call of one.
+        ValueError: there is no policy or no moment to sweep under, or another argument cannot be.
         AssertionError: the scenario did not end within the limit.
         Whatever the scenario raises other than its cancellation, and what `check` raises.
     """
-    scene: _Scene[R] = _Scene(
-        scenario=scenario,
-        make=make,
-        check=check,
-        backend=backend,
-        policy=policy,
-        threads=threads,
-        max_steps=max_steps,
-        seed=seed,
-    )
+    if not policies or not moments:
+        raise ValueError("a sweep without a policy, or without a moment, runs nothing")
+    scenes: list[_Scene[R]] = [
+        _Scene(
+            scenario=scenario,
+            make=make,
+            check=check,
+            backend=backend,
+            policy=policy,
+            threads=threads,
+            max_steps=max_steps,
+            seed=seed,
+        )
+        for policy in policies
+    ]
     return {
-        moment: sum(1 for _ in _cancelled_runs(scene, schedule, moment, limit))
+        moment: sum(1 for x in scenes for _ in _cancelled_runs(x, schedule, moment, limit))
         for moment in moments
     }
 

@@ -11,7 +11,7 @@ import anyio.lowlevel
 
 from pgq_trio.testing.decisions import Decisions, Schedule, shortened
 from pgq_trio.testing.replaying import call_code, code_of, schedule_code, switches
-from pgq_trio.testing.waiting import place_of
+from pgq_trio.testing.waiting import is_shutdown_watch, place_of
 
 __all__ = [
     "BACKENDS",
@@ -229,6 +229,13 @@ class Simulation(Generic[R]):
                 "own, and pass threads='inline'"
             )
         )
+
+    def waits_outside(self, waits: int) -> bool:
+        """Whether somebody waits for the outside world, of so many who wait for I/O.
+
+        An application waits for a request to shut down on a socket both of whose ends it holds.
+        """
+        return waits > sum(is_shutdown_watch(task) for _, task in self.tasks())
 
     def jumps_over_io(self) -> None:
         """Note that the clock will jump while a task waits for real I/O."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, TypeVar, get_args
-from unittest.mock import patch
 
 import anyio
 import anyio.lowlevel
@@ -14,9 +15,51 @@ import anyio.to_thread
 from pgq_trio.testing.replaying import code_of
 from pgq_trio.testing.simulation import Simulation, Threads
 
-__all__ = ["run_sync_of", "threads_as"]
+__all__ = ["replaced_here", "run_sync_of", "threads_as"]
 
 T = TypeVar("T")
+
+_LOCK = threading.Lock()
+
+#: What stands for a function in which thread, and the function, by its module and name.
+_REPLACED: dict[tuple[int, str], tuple[dict[int, Callable[..., Any]], Callable[..., Any]]] = {}
+
+
+@contextmanager
+def replaced_here(module: object, name: str, replacement: Callable[..., Any]) -> Generator[None]:
+    """Have another function stand for one of a module, in this thread only, for a block.
+
+    Blocks of several threads may end in any order: the last of them puts the function back.
+    """
+    key, here = (id(module), name), threading.get_ident()
+    with _LOCK:
+        if key not in _REPLACED:
+            _REPLACED[key] = {}, getattr(module, name)
+            setattr(module, name, _by_thread(*_REPLACED[key]))
+        by_thread, original = _REPLACED[key]
+        outer = by_thread.get(here)
+        by_thread[here] = replacement
+    try:
+        yield
+    finally:
+        with _LOCK:
+            if outer is None:
+                del by_thread[here]
+            else:
+                by_thread[here] = outer
+            if not by_thread:
+                setattr(module, name, original)
+                del _REPLACED[key]
+
+
+def _by_thread(
+    by_thread: dict[int, Callable[..., Any]], original: Callable[..., Any]
+) -> Callable[..., Any]:
+    @wraps(original)
+    def choose(*args: Any, **kwargs: Any) -> Any:
+        return by_thread.get(threading.get_ident(), original)(*args, **kwargs)
+
+    return choose
 
 
 @contextmanager
@@ -28,7 +71,7 @@ def threads_as(simulation: Simulation[Any]) -> Generator[None]:
     """
     if simulation.threads not in get_args(Threads):
         raise ValueError(f"threads is 'refuse' or 'inline', got {simulation.threads!r}")
-    with patch.object(anyio.to_thread, "run_sync", run_sync_of(simulation)):
+    with replaced_here(anyio.to_thread, "run_sync", run_sync_of(simulation)):
         yield
 
 

@@ -103,7 +103,7 @@ class UnreliableDriver(Driver):
             times: how often.
 
         Raises:
-            ValueError: an unknown part, or a number below zero.
+            ValueError: an unknown operation or part, or a number below zero.
         """
         error = ConnectionLost(f"the {part} of {operation!r} was lost on purpose")
         self._script.fail(operation, error, part, times=times)
@@ -127,7 +127,7 @@ class UnreliableDriver(Driver):
             skip: calls that pass before; with 2 it is the third one that fails.
 
         Raises:
-            ValueError: an unknown part, or a number below zero.
+            ValueError: an unknown operation or part, or a number below zero.
         """
         self._script.fail(operation, error, part, times=times, skip=skip)
 
@@ -143,7 +143,7 @@ class UnreliableDriver(Driver):
             what releases them, and tells how many have come to wait.
 
         Raises:
-            ValueError: an unknown part, or a number below one.
+            ValueError: an unknown operation or part, or a number below one.
         """
         return self._script.hold(operation, part, times=times)
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from types import CodeType, FrameType
 
-__all__ = ["place_of"]
+from pgq_trio.concurrency.shutdown import Shutdown
+
+__all__ = ["is_shutdown_watch", "place_of"]
 
 #: Packages whose lines say how a task waits, not what for.
 _PLUMBING = sys.stdlib_module_names | {"anyio", "asyncio", "exceptiongroup", "outcome", "trio"}
@@ -34,6 +36,13 @@ def place_of(coroutine: object) -> str:
         return _function(started[0].f_code)
     code = getattr(coroutine, "cr_code", None)
     return _function(code) if isinstance(code, CodeType) else "a place that nobody can see"
+
+
+def is_shutdown_watch(coroutine: object) -> bool:
+    """Whether a suspended coroutine waits for an application's request to shut down."""
+    frames = [frame for frame in _frames(coroutine) if _is_ours(frame) or _is_users(frame)]
+    code = frames[-1].f_code if frames else None
+    return code is Shutdown.watch.__code__
 
 
 def _frames(awaited: object) -> Iterator[FrameType]:

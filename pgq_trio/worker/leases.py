@@ -26,6 +26,7 @@ class Lease:
         "reason",
         "scope",
         "successor",
+        "successor_cancelled",
         "updated",
     )
 
@@ -38,6 +39,7 @@ class Lease:
         self.ending: bool = False
         self.cancelled: bool = False
         self.successor: Job | None = None
+        self.successor_cancelled: bool = False
 
     @property
     def claim(self) -> Claim:
@@ -96,6 +98,9 @@ class Leases:
         lease = self._by_id.get(job_id)
         if lease is not None:
             lease.cancel(CancelReason.user)
+            # Whatever was claimed again under this id, before or while the user is heard: the row
+            # is gone, and no id comes again.
+            lease.successor_cancelled = True
         elif self._cancelled_early is not None:
             self._cancelled_early.add(job_id)
 
@@ -138,6 +143,8 @@ class Leases:
             return True
         if successor is not None:
             again = self._by_id[lease.job.id] = Lease(successor)
+            if lease.successor_cancelled:
+                again.cancel(CancelReason.user)
             self._on_claimed_again([again])
         else:
             self.drop(lease)

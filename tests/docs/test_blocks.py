@@ -29,7 +29,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OUTPUT = re.compile(r"^```output *\n(?P<text>.*?)^``` *$", re.MULTILINE | re.DOTALL)
 
 #: Seconds that the blocks of one page may take.
-BOUND = 60
+BOUND = 240
 
 
 def has_blocks(page: Path) -> bool:

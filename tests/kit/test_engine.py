@@ -19,7 +19,9 @@ from pgq_trio.testing import (
     Backend,
     Fault,
     Simulation,
+    cancel_everywhere,
     explore,
+    faults,
     interleavings,
     simulate,
 )
@@ -219,6 +221,35 @@ class TestFaults:
         with pytest.raises(KeyError, match="mine") as failure:
             simulate(scenario, backend=backend).check()
         assert "to see it again" in failure.value.__notes__[0]
+
+
+class TestDrawnFaults:
+    @settings(deadline=None)
+    @given(few=faults(steps=80).filter(bool), some=faults(count=3, minimum=2))
+    def test_at_least_some(self, few: list[Fault], some: list[Fault]) -> None:
+        assert len(few) == 1
+        assert 2 <= len(some) <= 3
+
+    @pytest.mark.parametrize("given", [{"minimum": 2}, {"minimum": -1}, {"steps": 0}])
+    def test_that_cannot_be(self, given: dict[str, int]) -> None:
+        with pytest.raises(ValueError, match="minimum from 0 to count"):
+            faults(**given)
+
+
+@pytest.mark.parametrize("run", [simulate, explore, cancel_everywhere])
+class TestScenario:
+    def test_a_call_of_the_function(self, run: Callable[..., object]) -> None:
+        """A warning of a coroutine that was never awaited would fail it."""
+        with pytest.raises(TypeError, match="pass the function, not a call of it"):
+            run(walkers_of_three())
+
+    @backends
+    def test_no_async_function(self, run: Callable[..., object], backend: Backend) -> None:
+        def scenario() -> int:
+            return 42
+
+        with pytest.raises(TypeError, match="scenario returned 42, which cannot be awaited"):
+            run(scenario, backend=backend)
 
 
 @pytest.mark.parametrize(

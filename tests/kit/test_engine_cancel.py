@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from pgq_trio.testing import Backend, Moment, Simulation, cancel_everywhere, simulate
+from pgq_trio.testing import Backend, Moment, Policy, Simulation, cancel_everywhere, simulate
 from tests.kit.engine_worlds import backends, walkers_of_three
 
 
@@ -55,9 +56,38 @@ class TestCancelEverywhere:
 
     @backends
     def test_each_step_is_reached(self, backend: Backend) -> None:
-        steps = simulate(walkers_of_three, backend=backend).steps
+        policies: list[Policy] = ["stay", "rotate"]
+        runs = [simulate(walkers_of_three, backend=backend, policy=policy) for policy in policies]
+        steps = sum(run.steps for run in runs)
         counts = cancel_everywhere(walkers_of_three, backend=backend)
         assert counts == {"before": steps, "in flight": steps}
+
+    @backends
+    def test_what_shows_only_when_tasks_take_turns(self, backend: Backend) -> None:
+        """The other one comes between two checkpoints of a task that never waits."""
+
+        async def scenario(seen: list[str]) -> None:
+            async def walk(name: str) -> None:
+                for _ in range(3):
+                    seen.append(name)
+                    await anyio.lowlevel.checkpoint()
+
+            async with anyio.create_task_group() as tasks:
+                for name in "ab":
+                    tasks.start_soon(walk, name, name=name)
+
+        def in_rows(seen: list[str], _simulation: Simulation[None]) -> None:
+            assert "aba" not in "".join(seen)
+
+        cancel_everywhere(scenario, make=list, check=in_rows, backend=backend, policies=["stay"])
+        with pytest.raises(AssertionError) as failure:
+            cancel_everywhere(scenario, make=list, check=in_rows, backend=backend)
+        assert "policy='rotate')" in failure.value.__notes__[0]
+
+    @pytest.mark.parametrize("nothing", [{"policies": []}, {"moments": []}])
+    def test_that_sweeps_over_nothing_is_refused(self, nothing: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="runs nothing"):
+            cancel_everywhere(walkers_of_three, **nothing)
 
     @backends
     def test_a_scenario_that_never_ends(self, backend: Backend) -> None:

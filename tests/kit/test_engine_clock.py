@@ -177,6 +177,21 @@ class TestClock:
 
         assert simulate(scenario, backend=backend).check() == pytest.approx(30 * 86_400)
 
+    @pytest.mark.parametrize("far", [86_400.5, 1e7, 1e9, 1e15, 1e300])
+    @backends
+    def test_one_jump_however_far(self, backend: Backend, far: float) -> None:
+        async def scenario() -> float:
+            began = anyio.current_time()
+            with anyio.move_on_after(far):
+                await anyio.Event().wait()
+            passed = anyio.current_time() - began
+            # From there a short time may be less than what a number can tell.
+            await anyio.sleep(0.001)
+            await anyio.sleep(60)
+            return passed
+
+        assert simulate(scenario, backend=backend, max_steps=20).check() == pytest.approx(far)
+
     @backends
     def test_timeouts_come_in_their_order(self, backend: Backend) -> None:
         async def scenario() -> list[int]:

@@ -14,6 +14,7 @@ import pytest
 import trio
 from anyio.to_thread import run_sync as run_in_a_real_thread
 
+from pgq_trio import Job, PgQueuer
 from pgq_trio.testing import Backend, IORefused, ThreadRefused, simulate
 from tests.kit.engine_worlds import backends, in_a_thread
 
@@ -118,6 +119,17 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 Pair = tuple[socket.socket, socket.socket]
 
 
+def application() -> PgQueuer:
+    """One that has something to wait for."""
+    pgq = PgQueuer.in_memory()
+
+    @pgq.entrypoint("work")
+    async def work(_job: Job) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    return pgq
+
+
 class TestRealIO:
     @pytest.mark.parametrize(
         "scenario",
@@ -182,6 +194,35 @@ class TestRealIO:
             return pair[0].recv(1)
 
         assert simulate(scenario, backend=backend).check() == b"x"
+
+    @backends
+    def test_an_application_waits_for_nothing_outside(self, backend: Backend) -> None:
+        """It waits for signals, and on a socket of its own for requests to shut down."""
+        pgq = application()
+
+        async def scenario() -> None:
+            with anyio.fail_after(60):
+                await pgq.run()
+
+        with pytest.raises(TimeoutError) as failure:
+            simulate(scenario, backend=backend).check()
+        assert "I/O" not in "".join(failure.value.__notes__)
+
+    @backends
+    def test_beside_an_application_is_told(self, backend: Backend, pair: Pair) -> None:
+        pgq = application()
+
+        async def read() -> None:
+            await anyio.wait_readable(pair[0])
+
+        async def scenario() -> None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read, name="reader")
+                with anyio.fail_after(60):
+                    await pgq.run()
+
+        run = simulate(scenario, backend=backend)
+        assert "- reader at " in run.hurried[0]
 
     @backends
     def test_is_real_again_afterwards(self, backend: Backend) -> None:

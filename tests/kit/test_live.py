@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+import trio
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
@@ -63,7 +64,7 @@ class TestCall:
     ) -> None:
         with live(backend, clock=clock, limit=0.1) as world:
             world.start(anyio.sleep_forever, name="sleeper")
-            with pytest.raises(Deadlock, match=r"wait did not end within 0\.1 s; .*: sleeper"):
+            with pytest.raises(Deadlock, match=r"did not end within 0\.1 s; .*: sleeper at sleep_"):
                 world.call(anyio.Event().wait)
             assert world.call(add, 1, to=2) == 3
 
@@ -351,3 +352,32 @@ def test_a_state_machine(backend: Backend) -> None:
         run_state_machine_as_test(
             Machine, settings=settings(max_examples=200, deadline=None, database=None)
         )
+
+
+def test_worlds_that_end_in_another_order_leave_threads_as_they_were() -> None:
+    before = anyio.to_thread.run_sync, trio.to_thread.run_sync
+
+    async def in_a_thread() -> int:
+        return await anyio.to_thread.run_sync(lambda: 1)
+
+    first, second = live("trio"), live("trio")
+    first.__enter__()
+    second.__enter__()
+    assert anyio.run(in_a_thread) == 1  # only the worlds have none
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert (anyio.to_thread.run_sync, trio.to_thread.run_sync) == before
+
+
+def test_a_world_whose_test_was_interrupted_in_a_call_has_ended_when_it_is_left() -> None:
+    with pytest.raises(KeyboardInterrupt), live("trio", clock="real") as world:
+        world._take_reply = _interrupted  # type: ignore[method-assign]  # as Ctrl-C would
+        try:
+            world.call(anyio.lowlevel.checkpoint)
+        finally:
+            del world._take_reply  # the class has it
+    assert not world._thread.is_alive()
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt

@@ -45,3 +45,11 @@ def test_after_a_restart_it_goes_on(own_server: OwnServer) -> None:
         assert tables(dsn) == {"pgqueuer"}
     with own_server.database() as dsn:
         assert tables(dsn) == {"pgqueuer"}
+
+
+def test_after_its_session_was_ended_it_goes_on(postgres_server: PostgresServer) -> None:
+    pid = postgres_server.connection().info.backend_pid
+    with psycopg.connect(postgres_server.conninfo) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    with postgres_server.database() as dsn:
+        assert tables(dsn) == {"pgqueuer"}

@@ -183,13 +183,16 @@ class TestFailures:
             lambda x: x.lose("claim", times=-1),
             lambda x: x.fail("claim", StoreError("no"), skip=-1),
             lambda x: x.hold("claim", times=0),
+            lambda x: x.lose("clame"),
+            lambda x: x.fail("enqeue", StoreError("no")),
+            lambda x: x.hold("no such thing"),
         ],
     )
     async def test_what_cannot_be_is_refused(
         self, ask: Callable[[UnreliableDriver], object]
     ) -> None:
         await anyio.lowlevel.checkpoint()
-        with pytest.raises(ValueError, match=r"'request' or 'reply'|numbers? from"):
+        with pytest.raises(ValueError, match=r"'request' or 'reply'|numbers? from|no store has"):
             ask(UnreliableDriver(InMemoryDriver()))
 
 

@@ -257,5 +257,7 @@ def check(scene: Scene, simulation: Simulation[None]) -> None:
 @pytest.mark.parametrize("policy", ["stay", "rotate"])
 @backends
 def test_cancelled_at_any_step_each_row_is_counted_once(backend: Backend, policy: Policy) -> None:
-    steps = cancel_everywhere(work, make=with_history, check=check, backend=backend, policy=policy)
+    steps = cancel_everywhere(
+        work, make=with_history, check=check, backend=backend, policies=[policy]
+    )
     assert min(steps.values()) > 10

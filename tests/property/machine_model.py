@@ -1,8 +1,8 @@
 """The queue as plain Python: what each job of the machine must be like; it runs nothing.
 
-Facts come in as they happen: what the handlers did, what the queue answered. `compare` holds them
-against what the queue says once all is quiet, and says what does not fit. What fits, `settle`
-makes the state from which the next facts go on.
+Facts come in as they happen: what the handlers did, what the queue answered. Once all is quiet they
+are held against what the queue says (machine_checks.py). What fits, `settle` makes the state from
+which the next facts go on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Literal, Protocol
 
 from pgq_trio import Job
@@ -53,10 +52,6 @@ class Owner(Protocol):
     def is_cut(self, now: float) -> bool:
         """Whether it may be out of touch with the queue, or was so later."""
         ...
-
-
-#: The workers that live, by what the queue calls them.
-Live = dict[QueueManagerId | None, Owner]
 
 
 @dataclass(eq=False)
@@ -228,152 +223,6 @@ class Model:
             task.state, task.end, task.attempts, task.lost = "open", None, 0, 0
             task.due = task.since = at
 
-    # ------------------------------------------------------------------ what must be so
-
-    def compare(self, view: View, owners: Iterable[Owner]) -> str | None:
-        """Return what is not as it has to be once all is quiet, None if all is."""
-        live: Live = {owner.identity: owner for owner in owners if owner.identity is not None}
-        if strangers := (set(view.rows) | set(view.ends)) - set(self.tasks):
-            return f"jobs {sorted(strangers)} are nobody's"
-        for task in self.tasks.values():
-            wrong = self._wrong(task, view, live)
-            if wrong is not None:
-                return f"job {task.id} ({task.entrypoint}, {task.behaviour!r}) {wrong}"
-        return self._wrong_together(view, live)
-
-    def _wrong(self, task: Task, view: View, live: Live) -> str | None:
-        row, ends = view.rows.get(task.id), view.ends.get(task.id, [])
-        if len(ends) + (row is not None) != 1:
-            return f"ended {ends}, and its row is {row and row.status}"
-        if row is None:
-            return self._wrong_end(task, ends[0]) or self._runs_on(task, view.now)
-        if task.is_cancelled or task.is_cleared or task.state not in {"open", "held"}:
-            return f"is {row.status}, but it should be gone"
-        if row.status == "failed":
-            lost = task.entrypoint == "held" and task.lost >= MAX_ATTEMPTS
-            is_held = task.state == "held" or task.end == "failed" or lost
-            return None if is_held else "is held for no reason"
-        if task.state == "held":
-            return f"is {row.status}, but it should be held"
-        if row.status == "queued":
-            return self._wrong_in_line(task, row, view, live)
-        return self._wrong_picked(task, row, view, live)
-
-    def _wrong_end(self, task: Task, end: str) -> str | None:
-        if task.state not in {"open", "held"}:
-            return None if task.state == end else f"ended {end}, and before that {task.state}"
-        if task.is_cancelled:
-            return None if end == "canceled" else f"ended {end}, but it was cancelled"
-        if task.is_cleared and end == "deleted":
-            return None
-        if task.end == end and task.owner is None:
-            return None
-        return f"is {end}, but its handler ended {task.end}"
-
-    def _runs_on(self, task: Task, now: float) -> str | None:
-        if task.owner is None or task.owner.is_cut(now):
-            return None
-        is_told = task.is_cancelled and not task.owner.is_cut(task.gone_at)
-        if is_told or task.gone_at + self.hears_within < now:
-            return f"runs on in {task.owner.name}, but it is {task.state}"
-        return None
-
-    def _wrong_in_line(self, task: Task, row: Job, view: View, live: Live) -> str | None:
-        if task.owner is not None or task.end not in {None, "retry", "canceled"}:
-            return f"is queued, but its handler ended {task.end}"
-        attempts = task.attempts + (task.end == "retry")
-        if row.attempts != attempts:
-            return f"has {row.attempts} attempts in its row, not {attempts}"
-        due = task.ended_at + RETRY if task.end == "retry" else task.due
-        seats = sum(
-            other.status == "picked" and other.entrypoint == "limited"
-            for other in view.rows.values()
-        )
-        has_seat = task.entrypoint != "limited" or seats < LIMIT
-        if due + self.bound < view.now and has_seat and self._somebody_is_free(view, live):
-            return f"waits although it was due {view.now - due:g} s ago"
-        return None
-
-    def _wrong_picked(self, task: Task, row: Job, view: View, live: Live) -> str | None:
-        owner = live.get(row.queue_manager_id)
-        if owner is None:
-            if task.dead_since is None:
-                return "is picked by nobody who lives"
-            return None if row.attempts == task.attempts - 1 else "was rescued by nobody who lives"
-        if owner.is_cut(view.now):
-            return None
-        attempts = task.attempts + (task.end == "retry")
-        if row.attempts != attempts:
-            return f"has {row.attempts} attempts in its row, not {attempts}"
-        if task.owner is owner:
-            return None
-        if task.owner is not None:
-            return f"is picked by {owner.name}, but runs in {task.owner.name}"
-        if task.end not in {None, "canceled", "retry"}:
-            return f"is picked, but its handler ended {task.end}"
-        if self._has_room(owner, view.now):
-            return f"waits in {owner.name}, which is free"
-        return None
-
-    def _somebody_is_free(self, view: View, live: Live) -> bool:
-        return any(self._has_room(owner, view.now) for owner in live.values())
-
-    def _has_room(self, owner: Owner, now: float) -> bool:
-        running = sum(task.owner is owner for task in self.tasks.values())
-        return owner.is_free(now) and running < owner.maximum
-
-    def _wrong_together(self, view: View, live: Live) -> str | None:
-        there = [row for row in view.rows.values() if row.status in {"queued", "picked"}]
-        keys = [row.dedupe_key for row in there if row.dedupe_key is not None]
-        if len(set(keys)) < len(keys):
-            return f"several jobs have one key: {sorted(keys)}"
-        picked = [row for row in there if row.status == "picked"]
-        if sum(row.entrypoint == "limited" for row in picked) > LIMIT:
-            return f"more than {LIMIT} of 'limited' are picked"
-        for owner in live.values():
-            claimed = sum(row.queue_manager_id == owner.identity for row in picked)
-            if claimed > 2 * owner.maximum:
-                return f"{owner.name} has claimed {claimed} jobs"
-        return None
-
-    def overdue_rescues(
-        self, view: View, owners: Iterable[Owner], expired_before: float
-    ) -> str | None:
-        """Return which job of a dead worker nobody has rescued, though its lease is long over."""
-        live: Live = {owner.identity: owner for owner in owners if owner.identity is not None}
-        if not self._somebody_is_free(view, live):
-            return None
-        for task in self.tasks.values():
-            dead = task.state == "open" and task.owner is None and task.dead_since is not None
-            row = view.rows.get(task.id)
-            if not dead or row is None or row.queue_manager_id in live or row.status != "picked":
-                continue
-            if task.dead_since is not None and task.dead_since < expired_before:
-                return f"job {task.id} was not rescued; its worker died at {task.dead_since:g}"
-        return None
-
-    def out_of_order(self, view: View, time_of: Callable[[datetime], float]) -> str | None:
-        """Return which job was claimed before one that came first in line at that time."""
-        for row in view.rows.values():
-            task = self.tasks[row.id]
-            if (
-                row.status != "picked"
-                or task.entrypoint == "limited"
-                or row.attempts > task.attempts
-            ):
-                continue
-            claimed = time_of(row.updated)
-            for other in view.rows.values():
-                if other.status != "queued" or other.entrypoint == "limited":
-                    continue
-                times = (time_of(time) for time in (other.execute_after, other.updated))
-                since = max(self.tasks[other.id].since, *times)
-                if since + SLACK < claimed and _rank(other) < _rank(row):
-                    return (
-                        f"job {row.id} was claimed before job {other.id}, which was first in line"
-                    )
-        return None
-
     # ------------------------------------------------------------------ the next state
 
     def settle(self, view: View) -> None:
@@ -397,7 +246,3 @@ class Model:
     def _is_claimed_again(self, task: Task, row: Job) -> bool:
         is_retried = task.end == "retry" and row.attempts > task.attempts
         return is_retried or (task.end in {None, "canceled"} and row.attempts == task.attempts)
-
-
-def _rank(row: Job) -> tuple[int, JobId]:
-    return -row.priority, row.id

@@ -157,7 +157,7 @@ def test_cancelled_at_any_step_of_any_task(
         make=lambda: prepared(kind, seconds),
         check=check,
         backend=backend,
-        policy=policy,
+        policies=[policy],
     )
     assert min(steps.values()) > 30
 

@@ -138,7 +138,7 @@ def test_cancelled_at_every_step(backend: Backend, policy: Policy, name: str) ->
         worlds.append(filled(name))
         return worlds[-1]
 
-    steps = cancel_everywhere(World.run, make=make, check=check, backend=backend, policy=policy)
+    steps = cancel_everywhere(World.run, make=make, check=check, backend=backend, policies=[policy])
     assert min(steps.values()) > 50, "the sweep covered next to nothing"
     assert sum(worlds[-1].begun.values()) >= 3
 

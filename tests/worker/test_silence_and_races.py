@@ -209,3 +209,21 @@ async def test_an_idle_worker_finds_an_expired_lease_within_its_length(place: Pl
         with anyio.fail_after(10):
             async with running(pgq, heartbeat_timeout=1.0):
                 assert await ran.until(1) == [1]
+
+
+@pytest.mark.parametrize("heard", ["before the claim's reply", "after it"])
+def test_a_user_cancels_the_next_run_while_the_end_of_the_last_is_on_its_way(heard: str) -> None:
+    """A retry is written and claimed again, its reply is due: the new run is what is cancelled."""
+    leases, again = Leases(), list[Lease]()
+    leases.when_claimed_again(again.extend)
+    (last,) = leases.add([job()])
+    last.ending = True
+    claimed = [job(updated=NOW + timedelta(seconds=1), attempts=1)]
+    with leases.claiming():
+        if heard == "before the claim's reply":
+            leases.cancel_for_user(last.job.id)
+        assert not leases.add(claimed)
+    if heard == "after it":
+        leases.cancel_for_user(last.job.id)
+    leases.settle(last, written=True)
+    assert [(lease.cancelled, lease.reason) for lease in again] == [(True, CancelReason.user)]

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from unittest.mock import patch
 
+from hypothesis import Phase
+
+from tests.property import profiles
+
 #: The environment variable that names the fault to plant.
 MUTANT = "PGQ_MUTANT"
 
@@ -65,7 +69,12 @@ def all_mutants() -> list[Mutant]:
 
 
 def plant_from_environment() -> None:
-    """Plant the fault that the environment names, if it names one."""
+    """Plant the fault that the environment names, if it names one.
+
+    What finds it is not shrunk: that takes most of the time, and only whether it is found matters.
+    """
     name = os.environ.get(MUTANT)
     if name:
+        phases = tuple(phase for phase in profiles._PHASES if phase is not Phase.shrink)
+        replace(profiles, "_PHASES", phases)
         next(mutant for mutant in all_mutants() if mutant.name == name).plant()

@@ -11,10 +11,13 @@ from pgq_trio.store import memory_jobs, memory_rows, memory_schedules
 from pgq_trio.worker import dispatcher, worker
 from tests.property.mutants import mutant, replace
 
-KILLER = "test_machine.py::test_machine_in_memory"
+_KEYS = "test_machine.py::test_machine_of_keys"
+_STOPS = "test_machine.py::test_machine_of_stops"
+_SEATS = "test_machine.py::test_machine_of_seats"
+_SCHEDULES = "test_machine.py::test_machine_of_schedules"
 
 
-@mutant("a held job keeps its dedupe key", KILLER)
+@mutant("a held job keeps its dedupe key", _KEYS)
 def held_keeps_its_key() -> None:
     original = memory_rows.JobTable.make_failed
 
@@ -26,17 +29,17 @@ def held_keeps_its_key() -> None:
     replace(memory_rows.JobTable, "make_failed", make_failed)
 
 
-@mutant("a worker that is to stop goes on claiming", KILLER)
+@mutant("a worker that is to stop goes on claiming", _STOPS)
 def stops_but_claims() -> None:
     replace(worker.Worker, "drain", lambda self: self._dispatcher.close())
 
 
-@mutant("the grace period never ends", KILLER)
+@mutant("the grace period never ends", _STOPS)
 def endless_grace() -> None:
     replace(dispatcher.Dispatcher, "cancel_running", lambda _self: None)
 
 
-@mutant("a paused schedule is fired by a trigger", KILLER)
+@mutant("a paused schedule is fired by a trigger", _SCHEDULES)
 def trigger_resumes() -> None:
     original = memory_schedules.MemorySchedules.trigger
 
@@ -47,7 +50,7 @@ def trigger_resumes() -> None:
     replace(memory_schedules.MemorySchedules, "trigger", trigger)
 
 
-@mutant("a schedule that is resumed forgets what it missed", KILLER)
+@mutant("a schedule that is resumed forgets what it missed", _SCHEDULES)
 def resume_forgets() -> None:
     original = memory_schedules.MemorySchedules.resume
 
@@ -65,7 +68,7 @@ def resume_forgets() -> None:
     replace(memory_schedules.MemorySchedules, "resume", resume)
 
 
-@mutant("jobs that wait in a worker that stops stay its own", KILLER)
+@mutant("jobs that wait in a worker that stops stay its own", _STOPS)
 def stop_keeps_what_waits() -> None:
     def give_back_waiting(self: Any) -> None:
         while self._waiting:
@@ -75,7 +78,7 @@ def stop_keeps_what_waits() -> None:
     replace(dispatcher.Dispatcher, "_give_back_waiting", give_back_waiting)
 
 
-@mutant("a running job that is cancelled or cleared keeps its seat", KILLER)
+@mutant("a running job that is cancelled or cleared keeps its seat", _SEATS)
 def seats_of_the_deleted() -> None:
     original = memory_jobs.MemoryJobs._remove
 

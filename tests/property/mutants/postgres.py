@@ -6,17 +6,15 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pgq_trio.errors import ConnectionLost, StoreError
+from pgq_trio.errors import ConnectionLost
 from pgq_trio.postgres.interruptible import InterruptibleConnection
 from pgq_trio.postgres.pool import ConnectionPool
 from pgq_trio.store import postgres_sql
-from pgq_trio.worker import outcomes
 from tests.property.mutants import mutant, replace
 from tests.property.mutants.agreement import rewrite
 
 _POOL = "test_postgres_pool.py::test_whole_and_fair"
 _CANCELLED = "test_postgres_operations.py::test_cancelled_at_each_step"
-_LOST = "test_postgres_worker.py::test_cut_while_it_works"
 _KILLED = "test_postgres_worker.py::test_killed_at_each_operation"
 _CUT = "test_postgres_operations.py::test_cut_at_each_message"
 
@@ -117,20 +115,6 @@ def dead_connection_kept() -> None:
 
     replace(Connection, "probe", lambda _self: True)
     replace(Connection, "is_at_rest", lambda _self: True)
-
-
-@mutant("the outcomes of a batch without an answer are dropped", _LOST)
-def unanswered_is_dropped() -> None:
-    original = outcomes.OutcomeWriter._write
-
-    async def write(self: Any, batch: Any) -> None:
-        try:
-            await original(self, batch)
-        except StoreError:
-            for lease, _ in batch:
-                self._leases.drop(lease)
-
-    replace(outcomes.OutcomeWriter, "_write", write)
 
 
 @mutant("a job is taken over from a dead worker as if it had not begun", _KILLED)
