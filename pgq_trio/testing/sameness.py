@@ -7,30 +7,55 @@ at, and the order of a user's own sets of strings.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from unittest.mock import patch
+from typing import cast
 
 from pgq_trio.store import memory_clock
+from pgq_trio.testing.threads import replaced_here
 
 __all__ = ["same_again"]
+
+
+class _Random:
+    """The state of `random` outside of all runs, which the last of them puts back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._outside: object = None
+
+    @contextmanager
+    def seeded(self, seed: int) -> Generator[None]:
+        """Start from a seed for the length of a block; blocks of threads may end in any order."""
+        with self._lock:
+            if not self._runs:
+                self._outside = random.getstate()
+            self._runs += 1
+            random.seed(seed)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runs -= 1
+                if not self._runs:
+                    random.setstate(cast("tuple[object, ...]", self._outside))
+
+
+_RANDOM = _Random()
 
 
 @contextmanager
 def same_again(seed: int) -> Generator[None]:
     """Have `random` start from a seed, and queues in memory at midnight, for the length of a block.
 
-    Afterwards `random` goes on where it was.
+    Afterwards `random` goes on where it was. The date is another one in this thread only.
     """
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        with patch.object(memory_clock, "wall_time", _midnight):
-            yield
-    finally:
-        random.setstate(state)
+    with _RANDOM.seeded(seed), replaced_here(memory_clock, "wall_time", _midnight):
+        yield
 
 
 @cache
