@@ -77,7 +77,11 @@ def others_python() -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory() as compiled:  # or each run compiles all modules anew
         os.chown(compiled, nobody.pw_uid, nobody.pw_gid)
         for python in (sys.executable, f"/usr/bin/{name}", f"/usr/local/bin/{name}"):
-            command = ["env", f"PYTHONPATH={packages}", f"PYTHONPYCACHEPREFIX={compiled}", python]
+            command = [
+                # That user may not write where coverage is measured.
+                "env", "-u", "COVERAGE_PROCESS_CONFIG", "-u", "COVERAGE_PROCESS_START",
+                f"PYTHONPATH={packages}", f"PYTHONPYCACHEPREFIX={compiled}", python,
+            ]  # fmt: skip
             with suppress(OSError):
                 tried = subprocess.run(
                     [*command, "-c", "import pgq_trio, psycopg"],
