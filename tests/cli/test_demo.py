@@ -40,7 +40,9 @@ def row(result: Result, name: str) -> list[str]:
 
 def check_equal(result: Result) -> None:
     """All files were counted, once each, and everything was closed in order."""
-    assert (result.code, result.err) == (0, ""), result
+    # On a machine that is slow a fire of each second may take longer than that, which is told.
+    told = [line for line in result.err.splitlines() if " still ran at " not in line]
+    assert (result.code, told) == (0, []), result
     assert row(result, "files") == ["files", *[f"{FILES:,}"] * 2, "equal"]
     assert row(result, "lines") == ["lines", *[f"{LINES:,}"] * 2, "equal"]
     assert row(result, "bytes") == ["bytes", *[f"{5 * LINES:,}"] * 2, "equal"]
